@@ -1,0 +1,243 @@
+"""A member's `config.json` from its teacher's, by rules on JSON.
+
+Each layer of a member keeps what the config said about the teacher layer it is or was cut from: lists
+with an entry per layer are sliced, lists of layer indices renumbered, thresholds counted again, and
+periodic rules written out where the format has a list for them. A key that speaks of layers in a way
+no rule here covers is refused, because a stale one means a wrong model that loads without a word.
+
+Nothing here imports torch or transformers: a config is a dict, as `json.load` returns it.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+
+Config = dict[str, Any]
+
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+# One entry for each layer: position i takes the entry of its teacher layer.
+_ENTRY_PER_LAYER = frozenset({
+    "activation_sparsity_pattern", "attention_layers", "indexer_types", "intermediate_size",
+    "layer_rope_theta", "layer_types", "layers_block_type", "layers_num_experts",
+    "mlp_layer_types", "no_rope_layers", "num_attention_heads_per_layer",
+    "num_key_value_heads_per_layer", "sliding_windows", "swiglu_limits", "swiglu_limits_shared",
+})  # fmt: skip
+
+# Indices of the layers that something holds for: renumbered.
+_LAYER_INDICES = frozenset({
+    "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "local_layer_ids",
+    "moe_layers", "ple_layer_ids", "rope_scaling_layers",
+})  # fmt: skip
+
+# Layers below the number differ from the others. Members keep the teacher's layers in increasing
+# order, so a threshold stays a threshold: the number of member layers that come from below it.
+_THRESHOLDS = frozenset({
+    "first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers",
+})  # fmt: skip
+
+# A periodic rule over layer indices, dead once the explicit list beside it is written.
+_WRITTEN_OUT_AS = {
+    "_sliding_window_pattern": "layer_types",
+    "global_attn_every_n_layers": "layer_types",
+    "layer_group_size": "layer_types",
+    "prefix_dense_sliding_window_pattern": "layer_types",
+    "sliding_window_pattern": "layer_types",
+    "interleave_moe_layer_step": "moe_layers",
+    "no_rope_layer_interval": "no_rope_layers",
+}
+
+# Keys whose names look as if they spoke of layers, and do not.
+_HARMLESS = re.compile(
+    r"layer_?norm|norm_layer|layer_?drop|layer_scale_init|^use_weighted_layer_sum$|hidden_layers$"
+    r"|^n_layers?$|^num_layers$|^vocab_size_per_layer_input$|^num_nextn_predict_layers$|^mtp_|^num_mtp_layers$"
+)
+_SPEAKS_OF_LAYERS = re.compile(
+    r"layer|depth|pattern|_interval$|_period$|_offset$|every_n|sparse_step|_idxs?$|kv_shared"
+    r"|attention_types|block_type|rescale_every"
+)
+
+
+def text_config(config: Config) -> Config:
+    """The part of a config that describes the language model: itself, or its `text_config`.
+
+    Raises:
+        ConfigError: There is no key for the number of layers, or the model is an encoder-decoder.
+    """
+    text = config
+    if not any(key in config for key in DEPTH_KEYS) and isinstance(config.get("text_config"), dict):
+        text = config["text_config"]
+    if config.get("is_encoder_decoder"):
+        raise ConfigError("is true: encoder-decoder models are not supported", where="is_encoder_decoder")
+    if not any(key in text for key in DEPTH_KEYS):
+        raise ConfigError(
+            "no key gives the number of layers", where="config.json", fix=f"one of {', '.join(DEPTH_KEYS)} is needed"
+        )
+    return text
+
+
+def num_layers(config: Config) -> int:
+    """N, the number of layers a config speaks of.
+
+    Raises:
+        ConfigError: The key is missing, no positive whole number, or given twice and differently.
+    """
+    text = text_config(config)
+    found = {key: text[key] for key in DEPTH_KEYS if text.get(key) is not None}
+    values = set(found.values())
+    count = next(iter(values), None)
+    if len(values) != 1 or isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(f"the number of layers is unclear: {found}", where="config.json")
+    return count
+
+
+def member_config(teacher: Config, teacher_layers: Sequence[int], *, tied: bool) -> Config:
+    """The config of a model whose layer i is, or was cut from, teacher layer `teacher_layers[i]`.
+
+    Args:
+        teacher: The teacher's config, left as it is.
+        teacher_layers: A teacher layer index for each layer of the new model, increasing.
+        tied: Whether the new model's head and embedding are one matrix.
+
+    Returns:
+        A new config with the teacher's keys; explicit lists replace periodic rules.
+
+    Raises:
+        ConfigError: A key speaks of layers in a way that no rule covers; `where` names it.
+    """
+    total = num_layers(teacher)
+    config = copy.deepcopy(teacher)
+    text = text_config(config)
+    for key in list(text):
+        if key in text:
+            _carry_over(text, key, teacher_layers, total)
+    for key in DEPTH_KEYS:
+        if text.get(key) is not None:
+            text[key] = len(teacher_layers)
+    config["tie_word_embeddings"] = tied
+    if "tie_word_embeddings" in text:
+        text["tie_word_embeddings"] = tied
+    return config
+
+
+def _carry_over(text: Config, key: str, layers: Sequence[int], total: int) -> None:
+    value = text[key]
+    if key in _SPECIAL:
+        _SPECIAL[key](text, layers, total)
+    elif key in _ENTRY_PER_LAYER and isinstance(value, list):
+        if len(value) != total:
+            raise ConfigError(f"has {len(value)} entries for {total} layers", where=key)
+        text[key] = [value[i] for i in layers]
+    elif key in _LAYER_INDICES and isinstance(value, list):
+        text[key] = _positions(layers, value)
+    elif key in _THRESHOLDS and isinstance(value, int):
+        # A number beyond the last layer means "all layers" and still does.
+        text[key] = value if value > total else sum(i < value for i in layers)
+    elif key in _WRITTEN_OUT_AS:
+        if not isinstance(text.get(_WRITTEN_OUT_AS[key]), list):
+            raise ConfigError(
+                f"is a rule over layer indices without {_WRITTEN_OUT_AS[key]} beside it",
+                where=key,
+                fix=f"add the explicit {_WRITTEN_OUT_AS[key]} (loading and saving the config with "
+                "transformers 5 writes it)",
+            )
+    elif _is_unknown(key, value, total):
+        raise ConfigError(
+            f"is {_short(value)}: no rule says how it changes with the number of layers",
+            where=key,
+            fix="this architecture is not supported",
+        )
+
+
+def _is_unknown(key: str, value: Any, total: int) -> bool:
+    # A switched-off feature cannot go stale.
+    if value is None or value is False or value in (0, [], {}):
+        return False
+    if key in _ENTRY_PER_LAYER or key in _LAYER_INDICES or key in _THRESHOLDS:
+        return not isinstance(value, int | float | str)
+    if _SPEAKS_OF_LAYERS.search(key) and not _HARMLESS.search(key):
+        return True
+    # An unnamed list with as many entries as there are layers may well be one for each of them.
+    per_layer = isinstance(value, list) and len(value) == total > 3
+    return per_layer and not key.endswith("token_id") and key != "architectures"
+
+
+def _positions(layers: Sequence[int], indices: Iterable[int]) -> list[int]:
+    chosen = set(indices)
+    return [position for position, i in enumerate(layers) if i in chosen]
+
+
+def _dense_layers(text: Config, layers: Sequence[int], total: int) -> None:
+    """Experts in every n-th layer but the listed ones: list every dense layer instead (Qwen MoE)."""
+    step = text["decoder_sparse_step"]
+    if not isinstance(step, int) or step < 1:
+        raise ConfigError(f"is {step!r}", where="decoder_sparse_step")
+    listed = set(text.get("mlp_only_layers") or [])
+    dense = [i for i in range(total) if i in listed or (i + 1) % step]
+    text["decoder_sparse_step"] = 1
+    text["mlp_only_layers"] = _positions(layers, dense)
+
+
+def _done_with_sparse_step(text: Config, layers: Sequence[int], total: int) -> None:
+    """`mlp_only_layers` is rewritten by `_dense_layers`, whichever key comes first."""
+    if "decoder_sparse_step" not in text:
+        text["mlp_only_layers"] = _positions(layers, text["mlp_only_layers"] or [])
+
+
+def _moe_interval(text: Config, layers: Sequence[int], total: int) -> None:
+    """Experts in every n-th layer of a range: representable only when n is 1."""
+    if text["moe_layer_interval"] != 1:
+        raise ConfigError(
+            f"is {text['moe_layer_interval']}, a rule over layer indices with no explicit form",
+            where="moe_layer_interval",
+            fix="this architecture is not supported",
+        )
+
+
+def _moe_end(text: Config, layers: Sequence[int], total: int) -> None:
+    """The last layer with experts, inclusive; -1 for the last of all."""
+    end = text["moe_layer_end_index"]
+    if end is not None and end >= 0:
+        text["moe_layer_end_index"] = sum(i <= end for i in layers) - 1
+
+
+def _per_layer_config(text: Config, layers: Sequence[int], total: int) -> None:
+    """Overrides by layer index, as a dict with (zero-padded) numbers for keys."""
+    overrides = text["per_layer_config"]
+    if not overrides:
+        return
+    if not isinstance(overrides, dict):
+        raise ConfigError("is no dict by layer index", where="per_layer_config")
+    by_layer = {int(key): value for key, value in overrides.items()}
+    width = len(str(len(layers) - 1))
+    text["per_layer_config"] = {
+        f"{position:0{width}d}": by_layer[i] for position, i in enumerate(layers) if i in by_layer
+    }
+
+
+def _attention_types(text: Config, layers: Sequence[int], total: int) -> None:
+    """`[[[types], repeats], ...]`, unrolled into one entry for each layer."""
+    unrolled = [kind for kinds, times in text["attention_types"] for _ in range(times) for kind in kinds]
+    if len(unrolled) != total:
+        raise ConfigError(f"unrolls to {len(unrolled)} entries for {total} layers", where="attention_types")
+    text["attention_types"] = [[[unrolled[i]], 1] for i in layers]
+
+
+_SPECIAL: dict[str, Callable[[Config, Sequence[int], int], None]] = {
+    "decoder_sparse_step": _dense_layers,
+    "mlp_only_layers": _done_with_sparse_step,
+    "moe_layer_interval": _moe_interval,
+    "moe_layer_end_index": _moe_end,
+    "per_layer_config": _per_layer_config,
+    "attention_types": _attention_types,
+}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,85 @@
+"""From what a user names to a directory: a path, or a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+# What a causal language model needs; never pickled weights, never code.
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model as the user named it: a local directory or `owner/name`, with `@revision`."""
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, reference: str | Path) -> Reference:
+        """Split `@revision` off; an existing directory is taken whole, whatever its name."""
+        text = str(reference)
+        if Path(text).exists() or "@" not in text:
+            return cls(text)
+        name, _, revision = text.rpartition("@")
+        return cls(name, revision)
+
+
+def resolve(reference: str | Path) -> Path:
+    """The local directory of a checkpoint, downloaded into the hub's cache if need be.
+
+    Args:
+        reference: A directory, or `owner/name` or `owner/name@revision` on the hub.
+
+    Raises:
+        CheckpointError: There is no such directory, or the hub does not hand the model out.
+    """
+    ref = Reference.parse(reference)
+    path = Path(ref.name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError("is a file", where=path, fix="name the checkpoint's directory")
+    if not _HUB_ID.fullmatch(ref.name) or ref.name.startswith("."):
+        raise CheckpointError(
+            "is no directory", where=reference, fix="name a checkpoint directory or a hub id (owner/name)"
+        )
+    return _download(ref)
+
+
+def _download(ref: Reference) -> Path:
+    # Imported here: the import costs more than reading a local checkpoint's header.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = ref.name if ref.revision is None else f"{ref.name}@{ref.revision}"
+    try:
+        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=_WANTED))
+    except GatedRepoError:
+        raise CheckpointError(
+            "is gated", where=name, fix="accept its terms on the hub and log in with `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise CheckpointError("has no such revision on the hub", where=name) from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(
+            "is neither a directory nor a public model on the hub", where=name, fix="check the name"
+        ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise CheckpointError(
+            f"is no local directory, is not in the hub's cache, and the hub cannot be reached "
+            f"({type(error).__name__})",
+            where=name,
+            fix="go online once, or name a local directory",
+        ) from None

@@ -1,0 +1,194 @@
+"""A teacher, its student, and every model between them, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from .architecture.modules import find_parts, layer_stack
+from .architecture.shell import assemble, same_tensor
+from .checkpoint.resolve import resolve
+from .checkpoint.student_config import read_student_config
+from .errors import ArchitectureError, LayerMapError
+from .layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member, Order
+from .loading import load_model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class Family:
+    """The family of models that one teacher and one student span.
+
+    Members are made on demand over the two models' own tensors: making one costs milliseconds and no
+    weight memory, and a change of the student's weights shows in every member at once.
+
+    Args:
+        teacher: The live teacher; in training, quantised or spread over devices as the caller likes.
+        student: The live student.
+        layers: The teacher layers the student was cut from.
+        order: The default order of patching; by default `default_order(teacher)`.
+
+    Raises:
+        ArchitectureError: The two models are of different architecture, width or vocabulary.
+        LayerMapError: They do not have the numbers of layers that `layers` speaks of.
+        ConfigError: The architecture is not supported.
+    """
+
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        student: PreTrainedModel,
+        layers: LayerMap,
+        *,
+        order: Order | None = None,
+    ) -> None:
+        self.teacher = teacher
+        self.student = student
+        self.layers = layers
+        self.order: Order = default_order(teacher) if order is None else order
+        _check_pair(teacher, student, layers)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        teacher: str | Path,
+        student: str | Path,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        **model_kwargs: Any,
+    ) -> Family:
+        """Load both models from safetensors.
+
+        Every student tensor outside the layers that equals the teacher's is dropped for it.
+
+        Args:
+            teacher: A directory, or a hub id with or without `@revision`.
+            student: The same, with a `student_config.json`.
+            dtype: Of both models; by default the teacher's own, whatever the student was saved in.
+            device: For both models; by default the CPU.
+            **model_kwargs: For `from_pretrained`, such as `attn_implementation` or `device_map`.
+
+        Raises:
+            CheckpointError: A model or the student's plan cannot be read.
+            ArchitectureError, LayerMapError, ConfigError: As for `Family`.
+        """
+        student_directory = resolve(student)
+        layers, order = read_student_config(student_directory)
+        kwargs = {"device": device, **model_kwargs}
+        teacher_model = load_model(resolve(teacher), dtype=dtype, **kwargs)
+        student_model = load_model(student_directory, dtype=teacher_model.dtype, **kwargs)
+        family = cls(teacher_model, student_model, layers, order=order)
+        _share_equal_tensors(teacher_model, student_model)
+        return family
+
+    def member(
+        self,
+        patch: int | Member | None = None,
+        order: Order | None = None,
+        *,
+        blocks: Iterable[int] | None = None,
+    ) -> Member:
+        """The plan of a member; as `LayerMap.member`, with the family's own default order."""
+        if isinstance(patch, Member):
+            if patch.layers != self.layers:
+                raise LayerMapError("the member belongs to a family with other kept layers")
+            return patch
+        return self.layers.member(patch, self.order if order is None else order, blocks=blocks)
+
+    def model(
+        self,
+        patch: int | Member | None = None,
+        order: Order | None = None,
+        *,
+        blocks: Iterable[int] | None = None,
+    ) -> PreTrainedModel:
+        """A member as a transformers model whose tensors are the teacher's and student's own.
+
+        The model has its own config, layer indices and KV cache, so several members can be used side
+        by side. Embedding and head are tied exactly when they are bitwise equal.
+
+        Args:
+            patch: k, or a `Member`.
+            order: As in `LayerMap.order`; by default the family's.
+            blocks: The student layers to patch, instead of `patch`.
+
+        Returns:
+            A `PreTrainedModel` of the checkpoint's own class, in the teacher's training mode.
+
+        Raises:
+            LayerMapError: There is no such member.
+        """
+        member = self.member(patch, order, blocks=blocks)
+        owners = {"teacher": self.teacher, "student": self.student}
+        return assemble(
+            self.teacher,
+            [(owners[owner], index) for owner, index in member.sources],
+            member.teacher_layers,
+            embedding=owners[member.embedding],
+            head=owners[member.head],
+        )
+
+
+def default_order(teacher: PreTrainedModel) -> str:
+    """The order to patch in when none was measured: the paper's choice.
+
+    First-to-last for models of type llama, last-to-first for all others (arXiv 2510.05064,
+    section 4.1). It is advice about quality alone; every order works on every architecture.
+    """
+    return default_order_for(teacher.config.to_dict())
+
+
+def default_order_for(config: dict[str, Any]) -> str:
+    """`default_order`, from a `config.json`."""
+    return FIRST_TO_LAST if config.get("model_type") == "llama" else LAST_TO_FIRST
+
+
+def _check_pair(teacher: PreTrainedModel, student: PreTrainedModel, layers: LayerMap) -> None:
+    if type(teacher) is not type(student):
+        raise ArchitectureError(
+            f"the student is a {type(student).__name__} and the teacher a {type(teacher).__name__}"
+        )
+    stacks = {"teacher": layer_stack(teacher), "student": layer_stack(student)}
+    expected = {"teacher": layers.num_layers, "student": layers.num_student_layers}
+    for who, stack in stacks.items():
+        if len(stack) != expected[who]:
+            raise LayerMapError(
+                f"the {who} has {len(stack)} layers and the kept layers make it {expected[who]}"
+            )
+    for i, kept in enumerate(layers.kept):
+        _check_same_shapes(stacks["teacher"][kept], stacks["student"][i], f"student layer {i}")
+    parts = find_parts(teacher)
+    for path in (*parts.embedding, *parts.head):
+        _check_same_shapes(teacher.get_submodule(path), student.get_submodule(path), path)
+
+
+def _check_same_shapes(teacher: nn.Module, student: nn.Module, where: str) -> None:
+    theirs = {name: tensor.shape for name, tensor in teacher.state_dict(keep_vars=True).items()}
+    ours = {name: tensor.shape for name, tensor in student.state_dict(keep_vars=True).items()}
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise ArchitectureError(
+                f"{name} is {_shape(ours.get(name))} in the student and {_shape(theirs.get(name))} "
+                "in the teacher",
+                where=where,
+            )
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape))
+
+
+def _share_equal_tensors(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    parts = find_parts(teacher)
+    for path in (*parts.embedding, *parts.head):
+        for name, module in student.get_submodule(path).named_modules():
+            twin = teacher.get_submodule(f"{path}.{name}" if name else path)
+            for key, parameter in module.named_parameters(recurse=False):
+                theirs = getattr(twin, key)
+                if same_tensor(parameter, theirs):
+                    setattr(module, key, theirs)

@@ -1,0 +1,96 @@
+"""Live models and tokenizers from checkpoint directories, from safetensors only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing or no JSON object.
+    """
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError("has no config.json", where=directory) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot be read as JSON ({error})", where=path) from None
+    if not isinstance(config, dict):
+        raise CheckpointError("is no JSON object", where=path)
+    return config
+
+
+def load_model(
+    directory: Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    **model_kwargs: Any,
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode.
+
+    Args:
+        directory: A local checkpoint directory.
+        dtype: Floating-point type of the weights; by default the checkpoint's own.
+        device: Where the weights go; by default the CPU.
+        **model_kwargs: For `from_pretrained`, such as `attn_implementation` or `device_map`.
+
+    Raises:
+        CheckpointError: There are no safetensors weights, or they do not fit the config.
+    """
+    read_config(directory)
+    if not any(directory.glob("*.safetensors")):
+        raise CheckpointError(
+            "has no *.safetensors weights", where=directory, fix="pickled weights are not read; convert them first"
+        )
+    import safetensors
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype="auto" if dtype is None else dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **model_kwargs,
+        )
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"cannot be loaded ({type(error).__name__}: {reason[0] if reason else ''})", where=directory
+        ) from error
+    for kind, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has extra")):
+        if report[kind]:
+            names = ", ".join(sorted(report[kind])[:3])
+            raise CheckpointError(f"{verb} tensors for its config: {names}", where=directory)
+    if device is not None:
+        model.to(device)
+    return model.eval()
+
+
+def load_tokenizer(directory: Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside a checkpoint.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, **kwargs)
+    except Exception as error:  # tokenizers raises bare Exception for a broken file
+        raise CheckpointError(
+            f"has no readable tokenizer ({type(error).__name__})", where=directory
+        ) from error

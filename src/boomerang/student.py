@@ -1,0 +1,116 @@
+"""Cutting a student out of its teacher's layers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .architecture.config import num_layers
+from .checkpoint.output import new_directory
+from .checkpoint.resolve import resolve
+from .checkpoint.student_config import write_student_config
+from .errors import LayerMapError
+from .layers import LayerMap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# What lies beside the weights and is as true of a student or member as of the teacher.
+_COMPANIONS = ("*token*", "vocab*", "merges.txt", "*.model", "chat_template*", "*processor*", "*.jinja")
+
+
+def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
+    """The untrained student, in memory and over the teacher's own tensors.
+
+    Student layer i is teacher layer `layers.kept[i]`; embedding, final norm and head are the
+    teacher's (arXiv 2510.05064, section 3.1). The teacher is left as it is.
+
+    Raises:
+        LayerMapError: `layers` speaks of another number of layers than the teacher has.
+        ConfigError, ArchitectureError: The architecture is not supported.
+    """
+    from .architecture.shell import assemble
+
+    _check_depth(teacher.config.to_dict(), layers)
+    sources = [(teacher, i) for i in layers.kept]
+    return assemble(teacher, sources, layers.kept, embedding=teacher, head=teacher)
+
+
+def random_like(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A model of the same config and dtype with freshly initialised weights.
+
+    The paper's control: a student that never saw the teacher's weights (arXiv 2510.05064, section 4).
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return type(model)(model.config).to(model.dtype).eval()
+
+
+def init_student(
+    teacher: str | Path | PreTrainedModel,
+    out: str | Path,
+    layers: LayerMap,
+    *,
+    random: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    **model_kwargs: Any,
+) -> Path:
+    """Cut a student out of a teacher and write it as a checkpoint.
+
+    Args:
+        teacher: A directory, a hub id (`owner/name`, `@revision`), or a live model.
+        out: The directory to write; plain transformers opens it.
+        layers: The teacher layers to keep.
+        random: Initialise the weights at random instead of copying them (the paper's control).
+        seed: Of the random initialisation.
+        overwrite: Replace an `out` that is not empty.
+        **model_kwargs: For `from_pretrained` when the teacher is loaded.
+
+    Returns:
+        `out`, with weights and config, `student_config.json`, and the teacher's tokenizer files when
+        it was loaded from a directory.
+
+    Raises:
+        LayerMapError: `layers` does not fit the teacher.
+        CheckpointError: The teacher cannot be loaded.
+        ConfigError, ArchitectureError: The architecture is not supported.
+        OutputError: `out` is not empty or cannot be written.
+    """
+    from .loading import load_model, read_config
+
+    out = Path(out)
+    source: Path | None = None
+    with new_directory(out, overwrite=overwrite) as partial:
+        if isinstance(teacher, str | Path):
+            source = resolve(teacher)
+            # The config tells about a wrong plan long before the weights are read.
+            _check_depth(read_config(source), layers)
+            teacher = load_model(source, **model_kwargs)
+        student = cut(teacher, layers)
+        if random:
+            student = random_like(student, seed)
+        student.save_pretrained(partial)
+        write_student_config(partial, layers)
+        if source is not None:
+            copy_companions(source, partial)
+    return out
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy tokenizer, chat template and processor files from one checkpoint to another."""
+    for pattern in _COMPANIONS:
+        for path in source.glob(pattern):
+            if path.is_file() and not (target / path.name).exists():
+                shutil.copyfile(path, target / path.name)
+
+
+def _check_depth(config: dict[str, Any], layers: LayerMap) -> None:
+    depth = num_layers(config)
+    if depth != layers.num_layers:
+        raise LayerMapError(
+            f"the kept layers are of {layers.num_layers} layers and the teacher has {depth}"
+        )
