@@ -9,14 +9,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# A function of the same name as its module must be bound here at once: importing the module later
+# would put the module in its place. These three import nothing heavy before they are called.
+from .build import build
+from .distill import distill
 from .errors import BoomerangError
+from .evaluate import evaluate
 from .layers import LayerMap, Member
 
 if TYPE_CHECKING:
-    from .build import build
-    from .distill import distill
     from .distill.recipe import Recipe
-    from .evaluate import evaluate
     from .family import Family
     from .student import init_student
 
@@ -37,9 +39,6 @@ __all__ = [
 _HOMES = {
     "Family": "family",
     "Recipe": "distill.recipe",
-    "build": "build",
-    "distill": "distill",
-    "evaluate": "evaluate",
     "init_student": "student",
 }
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -62,7 +63,11 @@ class LayerMap:
             LayerMapError: A number is out of range.
         """
         n, num_layers, first, last = _integers([n, num_layers, first, last], "every, first, last")
-        for name, value, least in (("every", n, 1), ("first", first, 1), ("last", last, 0)):
+        for name, value, least in (
+            ("every", n, 1),
+            ("first", first, 1),
+            ("last", last, 0),
+        ):
             if value < least:
                 raise LayerMapError(f"{name} is {value}", fix=f"give at least {least}")
         if num_layers < first or num_layers < last:
@@ -163,7 +168,9 @@ class LayerMap:
         assert patch is not None
         (patch,) = _integers([patch], "patch")
         if not 0 <= patch <= self.max_patch:
-            raise LayerMapError(f"patch is {patch}", fix=f"give a number from 0 to {self.max_patch}")
+            raise LayerMapError(
+                f"patch is {patch}", fix=f"give a number from 0 to {self.max_patch}"
+            )
         sequence = self.order(order)
         return Member(self, tuple(sorted(self._prefix(sequence, patch))), order=order_name(order))
 
@@ -210,7 +217,8 @@ class Member:
         bad = [i for i in self.patched if not 0 <= i < count]
         if bad:
             raise LayerMapError(
-                f"there is no student layer {bad[0]}", fix=f"give layers from 0 to {count - 1}"
+                f"there is no student layer {bad[0]}",
+                fix=f"give layers from 0 to {count - 1}",
             )
 
     @cached_property
@@ -272,18 +280,21 @@ def _check_kept(kept: tuple[int, ...], num_layers: int) -> None:
     if kept[0] < 0 or kept[-1] >= num_layers:
         bad = kept[0] if kept[0] < 0 else kept[-1]
         raise LayerMapError(
-            f"kept layer {bad} is out of range", fix=f"the teacher has layers 0 to {num_layers - 1}"
+            f"kept layer {bad} is out of range",
+            fix=f"the teacher has layers 0 to {num_layers - 1}",
         )
-    for left, right in zip(kept, kept[1:], strict=False):
+    for left, right in pairwise(kept):
         if left == right:
             raise LayerMapError(f"kept layer {left} is repeated", fix="name each layer once")
         if left > right:
             raise LayerMapError(
-                f"kept layers are not sorted: {left} before {right}", fix="list them increasing"
+                f"kept layers are not sorted: {left} before {right}",
+                fix="list them increasing",
             )
     if kept[0] != 0:
         raise LayerMapError(
-            f"kept layers start at {kept[0]}", fix="keep layer 0, the first block begins there"
+            f"kept layers start at {kept[0]}",
+            fix="keep layer 0, the first block begins there",
         )
 
 

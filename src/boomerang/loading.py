@@ -52,7 +52,9 @@ def load_model(
     read_config(directory)
     if not any(directory.glob("*.safetensors")):
         raise CheckpointError(
-            "has no *.safetensors weights", where=directory, fix="pickled weights are not read; convert them first"
+            "has no *.safetensors weights",
+            where=directory,
+            fix="pickled weights are not read; convert them first",
         )
     import safetensors
     from transformers import AutoModelForCausalLM
@@ -69,7 +71,8 @@ def load_model(
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"cannot be loaded ({type(error).__name__}: {reason[0] if reason else ''})", where=directory
+            f"cannot be loaded ({type(error).__name__}: {reason[0] if reason else ''})",
+            where=directory,
         ) from error
     for kind, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has extra")):
         if report[kind]:
@@ -94,3 +97,24 @@ def load_tokenizer(directory: Path, **kwargs: Any) -> PreTrainedTokenizerBase:
         raise CheckpointError(
             f"has no readable tokenizer ({type(error).__name__})", where=directory
         ) from error
+
+
+def continuation(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int,
+) -> str:
+    """What a model says after a prompt, by its own generation config.
+
+    Args:
+        model: Any causal language model; used with its KV cache.
+        tokenizer: Its tokenizer.
+        prompt: Text of at least one token.
+        max_new_tokens: The most tokens to generate.
+    """
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    # Padding is never needed for one prompt; naming a token keeps generate from warning about it.
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad)
+    return tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # What lies beside the weights and is as true of a student or member as of the teacher.
-_COMPANIONS = ("*token*", "vocab*", "merges.txt", "*.model", "chat_template*", "*processor*", "*.jinja")
+_COMPANIONS = (
+    "*token*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "*processor*",
+    "*.jinja",
+)
 
 
 def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
@@ -30,11 +38,14 @@ def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
         LayerMapError: `layers` speaks of another number of layers than the teacher has.
         ConfigError, ArchitectureError: The architecture is not supported.
     """
+    from .architecture.probe import check_layers_can_move
     from .architecture.shell import assemble
 
     _check_depth(teacher.config.to_dict(), layers)
     sources = [(teacher, i) for i in layers.kept]
-    return assemble(teacher, sources, layers.kept, embedding=teacher, head=teacher)
+    student = assemble(teacher, sources, layers.kept, embedding=teacher, head=teacher)
+    check_layers_can_move(student)
+    return student
 
 
 def random_like(model: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -73,10 +73,15 @@ def text_config(config: Config) -> Config:
     if not any(key in config for key in DEPTH_KEYS) and isinstance(config.get("text_config"), dict):
         text = config["text_config"]
     if config.get("is_encoder_decoder"):
-        raise ConfigError("is true: encoder-decoder models are not supported", where="is_encoder_decoder")
+        raise ConfigError(
+            "is true: encoder-decoder models are not supported",
+            where="is_encoder_decoder",
+        )
     if not any(key in text for key in DEPTH_KEYS):
         raise ConfigError(
-            "no key gives the number of layers", where="config.json", fix=f"one of {', '.join(DEPTH_KEYS)} is needed"
+            "no key gives the number of layers",
+            where="config.json",
+            fix=f"one of {', '.join(DEPTH_KEYS)} is needed",
         )
     return text
 
@@ -222,9 +227,14 @@ def _per_layer_config(text: Config, layers: Sequence[int], total: int) -> None:
 
 def _attention_types(text: Config, layers: Sequence[int], total: int) -> None:
     """`[[[types], repeats], ...]`, unrolled into one entry for each layer."""
-    unrolled = [kind for kinds, times in text["attention_types"] for _ in range(times) for kind in kinds]
+    unrolled = [
+        kind for kinds, times in text["attention_types"] for _ in range(times) for kind in kinds
+    ]
     if len(unrolled) != total:
-        raise ConfigError(f"unrolls to {len(unrolled)} entries for {total} layers", where="attention_types")
+        raise ConfigError(
+            f"unrolls to {len(unrolled)} entries for {total} layers",
+            where="attention_types",
+        )
     text["attention_types"] = [[[unrolled[i]], 1] for i in layers]
 
 

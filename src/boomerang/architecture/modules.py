@@ -111,30 +111,56 @@ def _as_list(value: object) -> list[object]:
 
 def _outside(model: PreTrainedModel, stack: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     parent_path, _, stack_name = stack.rpartition(".")
-    parent = model.get_submodule(parent_path)
-    plan = list(getattr(getattr(parent, "config", None), "base_model_pp_plan", None) or ())
+    plan = list(getattr(model.get_submodule(parent_path).config, "base_model_pp_plan", None) or ())
+    table, matrix = model.get_input_embeddings(), model.get_output_embeddings()
     before: list[str] = []
     after: list[str] = []
+    unsure: list[str] = []
     passed = False
     for path, module in _leaves(model, stack):
-        if path == stack:
-            passed = True
+        passed = passed or path == stack
+        if path == stack or not _has_tensors(module):
             continue
-        name = path.removeprefix(f"{parent_path}.").partition(".")[0]
-        if not _has_tensors(module):
-            continue
-        if stack_name in plan and path.startswith(f"{parent_path}."):
+        if any(part is table for part in module.modules()):
+            before.append(path)
+        elif any(part is matrix for part in module.modules()):
+            after.append(path)
+        elif stack_name in plan and path.startswith(f"{parent_path}."):
+            name = path.removeprefix(f"{parent_path}.").partition(".")[0]
             if name not in plan:
                 raise ArchitectureError(
                     f"module {path} is in no step of the model's pipeline plan",
                     where=type(model).__name__,
                     fix="this architecture is not supported",
                 )
-            first = plan.index(name) < plan.index(stack_name)
+            (before if plan.index(name) < plan.index(stack_name) else after).append(path)
+        elif passed:
+            after.append(path)
         else:
-            first = not passed
-        (before if first else after).append(path)
+            before.append(path)
+            unsure.append(path)
+    _check_final_norm(model, unsure, after)
     return tuple(before), tuple(after)
+
+
+def _check_final_norm(model: PreTrainedModel, unsure: list[str], after: list[str]) -> None:
+    """A norm registered before the layers with none after them may well run after them (OPT)."""
+    norms_before, norms_after = (
+        [
+            path
+            for path in paths
+            for module in model.get_submodule(path).modules()
+            if "Norm" in type(module).__name__
+        ]
+        for paths in (unsure, after)
+    )
+    if norms_before and not norms_after:
+        raise ArchitectureError(
+            f"registers {norms_before[0]} before its layers and no norm after them, and has no "
+            "pipeline plan that tells when it runs",
+            where=type(model).__name__,
+            fix="this architecture is not supported",
+        )
 
 
 def _leaves(model: nn.Module, stack: str) -> list[tuple[str, nn.Module]]:
@@ -171,4 +197,6 @@ def _check_cover(model: PreTrainedModel, stack: str, outside: tuple[str, ...]) -
     if final is not None and not any(
         final is module for path in outside for module in model.get_submodule(path).modules()
     ):
-        raise ArchitectureError("has its output matrix inside its layers", where=type(model).__name__)
+        raise ArchitectureError(
+            "has its output matrix inside its layers", where=type(model).__name__
+        )

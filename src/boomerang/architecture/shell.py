@@ -27,13 +27,22 @@ if TYPE_CHECKING:
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # Attributes in which transformers' modules keep their position, as a key into the KV cache.
-_POSITIONS = ("layer_idx", "layer_id", "layer_number", "layer_num", "block_id", "block_idx")
+_POSITIONS = (
+    "layer_idx",
+    "layer_id",
+    "layer_number",
+    "layer_num",
+    "block_id",
+    "block_idx",
+)
 
 _EMPTY_MODULE = vars(nn.Module())
 _OF_ANY_MODULE = frozenset(_EMPTY_MODULE)
 # Observers (forward and backward hooks, the marker of transformers' output capture) stay behind.
 _OBSERVERS = tuple(
-    name for name in _OF_ANY_MODULE if "_hooks" in name and name.startswith(("_forward", "_backward"))
+    name
+    for name in _OF_ANY_MODULE
+    if "_hooks" in name and name.startswith(("_forward", "_backward"))
 )
 _OWN_CONTAINERS = tuple(
     name
@@ -134,7 +143,9 @@ def _new_configs(
     return configs
 
 
-def _set_changed(config: PretrainedConfig, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def _set_changed(
+    config: PretrainedConfig, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
     nested = {k: v for k, v in after.items() if isinstance(v, dict) and k in config.sub_configs}
     flat = {k: v for k, v in after.items() if k not in nested and before.get(k) != v}
     for key, value in flat.items():

@@ -1,0 +1,5 @@
+"""`python -m boomerang`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""`boomerang distill`: train a student with its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import RecipeError
+from . import options
+
+
+def distill(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE.yaml | TEACHER", help="A recipe, or a teacher.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="With a teacher: the directory for the student.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="With a teacher: text to train on; may be repeated.")
+    ] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="With a teacher: tokens in a row (default 2048).")
+    ] = None,
+    every: options.Every = None,
+    first: options.First = None,
+    last: options.Last = None,
+    keep: options.Keep = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value, such as loss.kl=1."),
+    ] = None,
+) -> None:
+    """Distil a student: by a recipe, or `boomerang distill TEACHER OUT --data text.txt`."""
+    from ..distill.recipe import Recipe
+
+    overrides = setting or []
+    if Path(recipe).suffix in (".yaml", ".yml"):
+        given = {"OUT": out, "--data": data, "--sequence-length": sequence_length, "--keep": keep}
+        given |= {"--every": every, "--first": first, "--last": last}
+        extra = [name for name, value in given.items() if value is not None]
+        if extra:
+            raise RecipeError("cannot go with a recipe", where=extra[0], fix="use --set instead")
+        parsed = Recipe.load(recipe, overrides)
+    else:
+        if out is None or not data:
+            raise RecipeError(
+                "is no recipe (.yaml), so it is taken for a teacher, which needs OUT and --data",
+                where=recipe,
+            )
+        content = {
+            "teacher": recipe,
+            "keep": _keep(keep, every, first, last),
+            "out": str(out),
+            "data": {
+                "files": [str(path) for path in data],
+                "sequence_length": 2048 if sequence_length is None else sequence_length,
+            },
+        }
+        parsed = Recipe.parse(content, overrides=overrides)
+    options.quiet()
+
+    from ..distill import distill as run
+
+    typer.echo(f"{run(parsed)}: the distilled student")
+
+
+def _keep(
+    keep: str | None, every: int | None, first: int | None, last: int | None
+) -> list[int] | dict[str, int]:
+    if keep is None:
+        return {
+            "every": 2 if every is None else every,
+            "first": 1 if first is None else first,
+            "last": 2 if last is None else last,
+        }
+    if (every, first, last) != (None, None, None):
+        raise RecipeError("cannot go with --every, --first or --last", where="--keep")
+    return options.layer_list(keep, "--keep")

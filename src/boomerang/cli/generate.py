@@ -1,0 +1,52 @@
+"""`boomerang generate`: try a size before building it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def generate(
+    teacher: options.Teacher,
+    student: options.Student,
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    patch: Annotated[
+        int,
+        typer.Option(help="How many blocks of teacher layers to put back; 0 is the student."),
+    ] = 0,
+    order: options.OrderOption = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the sampling, where the model samples.")] = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    attn_implementation: options.Attention = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Let a member of the family continue a text, without writing it anywhere."""
+    from ..checkpoint.resolve import resolve
+    from ..errors import DataError
+
+    if not prompt:
+        raise DataError("the prompt is empty", fix="give some text to continue")
+    teacher_directory = resolve(teacher)
+    kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
+
+    import torch
+
+    from ..family import Family
+    from ..loading import continuation, load_tokenizer
+
+    family = Family.from_pretrained(teacher_directory, student, **kwargs)
+    member = family.member(patch, order)
+    tokenizer = load_tokenizer(teacher_directory, trust_remote_code=trust_remote_code)
+    torch.manual_seed(seed)
+    text = continuation(family.model(member), tokenizer, prompt, max_new_tokens)
+    typer.echo(
+        f"{member.num_layers} of {family.layers.num_layers} layers, patch {member.patch} "
+        f"of {family.layers.max_patch}",
+        err=True,
+    )
+    typer.echo(prompt + text)

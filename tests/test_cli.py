@@ -1,0 +1,110 @@
+"""The command line as a user meets it: exit codes, one clear line, nothing written on a mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LEFT_ALONE = ("torch", "transformers")
+
+
+def run(*arguments: str | Path, check: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "boomerang", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == check, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def student(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("students") / "student"
+    done = run("init", stories, out, "--every", "2", "--first", "1", "--last", "1")
+    assert "3 of 5 layers, kept 0, 2, 4" in done.stdout
+    return out
+
+
+def test_help_is_fast() -> None:
+    # Processor time, because a busy machine says nothing about us; the best of a few runs.
+    best = float("inf")
+    for _ in range(5):
+        before = os.times()
+        run("--help")
+        after = os.times()
+        used = after.children_user + after.children_system
+        best = min(best, used - before.children_user - before.children_system)
+    assert best < 0.3
+
+
+def test_help_and_argument_errors_do_not_import_what_is_heavy() -> None:
+    code = (
+        "import sys; from boomerang.cli import app\n"
+        "for arguments in (['--help'], ['build', '--help'], ['init'], ['nonsense']):\n"
+        "    try: app(arguments)\n"
+        "    except SystemExit: pass\n"
+        f"assert not set({LEFT_ALONE}) & set(sys.modules), 'heavy import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_command_has_a_help_page() -> None:
+    listing = run("--help").stdout
+    for command in ("init", "distill", "sizes", "generate", "build", "evaluate", "demo"):
+        assert command in listing
+        assert "Usage" in run(command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["init", "TEACHER", "OUT", "--keep", "0,2-9"], "kept layer 9 is out of range"),
+        (["init", "TEACHER", "OUT", "--keep", "0;2"], "--keep: '0;2' is no layer"),
+        (["init", "TEACHER", "OUT", "--keep", "0,2", "--every", "2"], "--keep: cannot go with"),
+        (["init", "TEACHER", "OUT", "--dtype", "int7"], "--dtype: 'int7' is unknown"),
+        (["init", "TEACHER", "OUT", "--device", "cuda:99"], "--device: 'cuda:99' cannot be used"),
+        (["init", "nowhere", "OUT"], "nowhere: is no directory"),
+        (["init", "no-such-owner/model", "OUT"], "cannot be reached"),
+        (["generate", "TEACHER", "STUDENT", "Once", "--patch", "7"], "patch is 7"),
+        (["generate", "TEACHER", "STUDENT", ""], "the prompt is empty"),
+        (["generate", "TEACHER", "TEACHER", "Once"], "student_config.json"),
+        (["evaluate", "TEACHER", "STUDENT", "OUT"], "give --text FILE"),
+        (["evaluate", "TEACHER", "STUDENT", "OUT", "--text", "missing.txt"], "missing.txt"),
+        (["distill", "recipe.yaml"], "recipe.yaml: cannot be read"),
+        (["distill", "TEACHER", "OUT"], "needs OUT and --data"),
+        (["distill", "TEACHER", "OUT", "--data", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_a_mistake_is_one_line_exit_2_and_nothing_written(
+    arguments: list[str], message: str, stories: Path, student: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    places = {"TEACHER": str(stories), "STUDENT": str(student), "OUT": str(out)}
+    done = run(*(places.get(argument, argument) for argument in arguments), check=2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not out.exists()
+
+
+def test_an_output_in_use_is_refused_before_anything_is_loaded(
+    stories: Path, student: Path
+) -> None:
+    start = time.monotonic()
+    done = run("init", stories, student, check=2)
+    assert "not empty" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert time.monotonic() - start < 5
+
+
+def test_generate_tries_a_size(stories: Path, student: Path) -> None:
+    done = run(
+        "generate", stories, student, "Once upon a time", "--patch", "2", "--max-new-tokens", "8"
+    )
+    assert done.stdout.startswith("Once upon a time")
+    assert "5 of 5 layers" in done.stderr
+    assert len(done.stdout) > len("Once upon a time\n")
