@@ -60,7 +60,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype="auto" if dtype is None else dtype,
             use_safetensors=True,
@@ -74,13 +74,13 @@ def load_model(
             f"cannot be loaded ({type(error).__name__}: {reason[0] if reason else ''})",
             where=directory,
         ) from error
+    model, report = loaded
     for kind, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has extra")):
         if report[kind]:
             names = ", ".join(sorted(report[kind])[:3])
             raise CheckpointError(f"{verb} tensors for its config: {names}", where=directory)
-    if device is not None:
-        model.to(device)
-    return model.eval()
+    result: PreTrainedModel = model if device is None else model.to(device)
+    return result.eval()
 
 
 def load_tokenizer(directory: Path, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -116,5 +116,7 @@ def continuation(
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
     # Padding is never needed for one prompt; naming a token keeps generate from warning about it.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad)
-    return tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+    generate: Any = model.generate
+    output = generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad)
+    new = output[0, inputs.input_ids.shape[1] :]
+    return str(tokenizer.decode(new, skip_special_tokens=True))

@@ -51,13 +51,16 @@ def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
 def random_like(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """A model of the same config and dtype with freshly initialised weights.
 
-    The paper's control: a student that never saw the teacher's weights (arXiv 2510.05064, section 4).
+    The paper's control: a student that never saw the teacher's weights (arXiv 2510.05064,
+    section 4).
     """
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return type(model)(model.config).to(model.dtype).eval()
+        fresh: PreTrainedModel = type(model)(model.config)
+        convert: Any = fresh.to
+        return convert(model.dtype).eval()
 
 
 def init_student(

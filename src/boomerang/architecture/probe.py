@@ -1,8 +1,8 @@
 """Whether a layer may stand at another position than the one it was made for.
 
-A layer can depend on its index in ways that no config key shows: a constant computed from the depth, two
-cache entries a layer. Such a model would work in memory, where a shell keeps its constants, and be
-another one once it was saved and loaded.
+A layer can depend on its index in ways that no config key shows: a constant computed from the
+depth, two cache entries a layer. Such a model would work in memory, where a shell keeps its
+constants, and be another one once it was saved and loaded.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def check_layers_can_move(member: PreTrainedModel) -> None:
     with torch.device("meta"):
         fresh = layer_stack(type(member)(member.config))
     for i, (layer, other) in enumerate(zip(layer_stack(member), fresh, strict=True)):
-        others = dict(other.named_modules())
+        others: dict[str, nn.Module] = dict(other.named_modules())
         for path, module in layer.named_modules():
             twin = others.get(path)
-            if type(module) is type(twin):
+            if twin is not None and type(module) is type(twin):
                 _compare(module, twin, f"layer {i}" + (f", {path}" if path else ""))
 
 

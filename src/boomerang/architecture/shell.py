@@ -1,8 +1,9 @@
 """New models over the tensors of old ones.
 
-A **shell** of a module is a copy of its object tree (attributes, child modules) that holds the very
-same parameters and buffers. It has its own layer index, config and KV cache, so shells of one layer can
-stand in several models at once, at different positions, without another byte of weight memory.
+A **shell** of a module is a copy of its object tree (attributes, child modules) that holds the
+very same parameters and buffers. It has its own layer index, config and KV cache, so shells of one
+layer can stand in several models at once, at different positions, without another byte of weight
+memory.
 """
 
 from __future__ import annotations
@@ -105,10 +106,11 @@ def is_tied(embedding: PreTrainedModel, head: PreTrainedModel) -> bool:
 
     Classes that know no tying are never tied.
     """
-    matrix = head.get_output_embeddings()
+    matrix: Any = head.get_output_embeddings()
+    table: Any = embedding.get_input_embeddings()
     if matrix is None or not head._tied_weights_keys:
         return False
-    return same_tensor(matrix.weight, embedding.get_input_embeddings().weight)
+    return same_tensor(matrix.weight, table.weight)
 
 
 def same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -209,10 +211,13 @@ def _own_generation_config(model: PreTrainedModel) -> None:
 
 
 def _record_ties(model: PreTrainedModel, tied: bool) -> None:
+    """Tie what is tied, and let transformers' own record of it say so."""
     if tied:
-        model.get_output_embeddings().weight = model.get_input_embeddings().weight
-    for module in model.modules():
-        if hasattr(module, "all_tied_weights_keys"):
-            keys = module.get_expanded_tied_weights_keys(all_submodels=False)
-            module.all_tied_weights_keys = keys
-    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+        matrix: Any = model.get_output_embeddings()
+        table: Any = model.get_input_embeddings()
+        matrix.weight = table.weight
+    submodels: list[Any] = [m for m in model.modules() if hasattr(m, "all_tied_weights_keys")]
+    for submodel in submodels:
+        outermost = submodel is model
+        keys = submodel.get_expanded_tied_weights_keys(all_submodels=outermost)
+        submodel.all_tied_weights_keys = keys

@@ -50,7 +50,7 @@ def evaluate(
         batch_size=batch_size, **kwargs,
     )  # fmt: skip
     if as_json:
-        typer.echo("\n".join(row.to_json() for row in rows))
+        typer.echo("\n".join(row.model_dump_json() for row in rows))
         return
     for table in member_tables(rows):
         Console().print(table)
