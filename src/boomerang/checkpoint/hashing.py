@@ -29,7 +29,9 @@ def content_hash(directory: str | Path) -> str:
     config, weights = directory / "config.json", sorted(directory.glob("*.safetensors"))
     if not config.is_file() or not weights:
         missing = "safetensors files" if config.is_file() else "config.json"
-        raise CheckpointError(f"has no {missing}", where=directory, fix="give a checkpoint directory")
+        raise CheckpointError(
+            f"has no {missing}", where=directory, fix="give a checkpoint directory"
+        )
     digest = hashlib.sha256()
     for path in (config, *weights):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())

@@ -1,0 +1,161 @@
+"""Text to measure on: files, the documents in them, their tokens, and the windows over those."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SEPARATOR = "<|endoftext|>"
+"""Between the documents of one file; a file without it is one document."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One call of a model: the tokens it sees and the next tokens it is scored on.
+
+    Attributes:
+        inputs: Token ids fed to the model.
+        targets: Token ids scored: target j is predicted at position `start + j`.
+    """
+
+    inputs: tuple[int, ...]
+    targets: tuple[int, ...]
+
+    @property
+    def start(self) -> int:
+        """The first position whose prediction is scored; from there on all are."""
+        return len(self.inputs) - len(self.targets)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text ready to be scored by any member of a family.
+
+    Attributes:
+        windows: What to score: every token of the text is the target of exactly one window.
+        num_bytes: UTF-8 bytes of the text.
+    """
+
+    windows: tuple[Window, ...]
+    num_bytes: int
+
+    @property
+    def hash(self) -> str:
+        """A short hash of all windows: of text, tokenizer, window and stride."""
+        digest = hashlib.sha256()
+        for window in self.windows:
+            digest.update(f"{window.inputs} {window.targets}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def read_documents(paths: Iterable[str | Path]) -> list[str]:
+    """The documents of text files.
+
+    A file is one document, or several with `<|endoftext|>` between them. Line breaks around a
+    document are dropped, and so are empty documents.
+
+    Args:
+        paths: UTF-8 text files.
+
+    Raises:
+        DataError: A file cannot be read or is not UTF-8, or there is no text in all of them.
+    """
+    documents: list[str] = []
+    files = [Path(path) for path in paths]
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=path) from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"is not UTF-8 text (byte {error.start})", where=path) from None
+        parts = (part.strip("\r\n") for part in text.split(SEPARATOR))
+        documents.extend(part for part in parts if part)
+    if not documents:
+        names = ", ".join(str(path) for path in files)
+        raise DataError("there is no text to measure on", where=names or None)
+    return documents
+
+
+def prepare(
+    documents: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    window: int,
+    stride: int | None = None,
+) -> Text:
+    """Documents as windows of tokens, made once for all members.
+
+    Every document is preceded by the tokenizer's beginning-of-sequence token or, for lack of one,
+    its end-of-sequence token, and no other special token is added (as lm-evaluation-harness does
+    for rolling log-likelihoods). So the first token of the text is scored too. Without either
+    token it is not, though its bytes are counted.
+
+    Args:
+        documents: Texts.
+        tokenizer: The teacher's tokenizer.
+        window: The most positions a model sees at once.
+        stride: As in `cut_windows`.
+
+    Raises:
+        DataError: Window or stride out of range, or no document has a token to score.
+    """
+    prefix = tokenizer.bos_token_id
+    if prefix is None:
+        prefix = tokenizer.eos_token_id
+    start = [] if prefix is None else [prefix]
+    windows: list[Window] = []
+    for document in documents:
+        # verbose=False: windows take care of documents longer than the model's context.
+        tokens = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        windows.extend(cut_windows(start + list(tokens), window, stride))
+    if not windows:
+        raise DataError("the text has no token to score", fix="give a longer text")
+    return Text(tuple(windows), sum(len(document.encode()) for document in documents))
+
+
+def default_stride(window: int) -> int:
+    """Half the window: every token has at least half a window of context, for twice the work."""
+    return max(1, window // 2)
+
+
+def cut_windows(tokens: Sequence[int], window: int, stride: int | None = None) -> list[Window]:
+    """Strided windows over one document.
+
+    The first window scores all it can; each later one scores the next `stride` tokens (the last
+    one what is left) with the longest context that fits. Thus every token but the first is scored
+    exactly once, after at least `window - stride` tokens of context where the document has as many.
+
+    Args:
+        tokens: Token ids of a document.
+        window: The most positions a model sees at once, at least 1.
+        stride: From 1 (the longest contexts, one call a token) to `window` (the fewest calls);
+            by default half the window.
+
+    Returns:
+        Windows in the order of the text; none for a document of fewer than two tokens.
+
+    Raises:
+        DataError: Window or stride out of range.
+    """
+    stride = default_stride(window) if stride is None else stride
+    if not 1 <= stride <= window:
+        raise DataError(
+            f"a window of {window} with a stride of {stride}",
+            fix="give a stride from 1 to the window",
+        )
+    windows = []
+    scored, end = 1, min(window + 1, len(tokens))
+    while scored < len(tokens):
+        begin = max(0, end - 1 - window)
+        windows.append(Window(tuple(tokens[begin : end - 1]), tuple(tokens[scored:end])))
+        scored, end = end, min(end + stride, len(tokens))
+    return windows

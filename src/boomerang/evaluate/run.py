@@ -1,0 +1,143 @@
+"""Measuring a family into an output directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..family import Family
+from ..layers import Member, Order
+from .documents import Text, default_stride, prepare, read_documents
+from .members import MemberScore, choose_members, score_members
+from .perplexity import DEFAULT_WINDOW, fit_window
+from .progress import progress_bar
+from .results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row
+from .statistics import paired_difference
+from .store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SCHEMA_VERSION = 1
+
+
+def measure(
+    family: Family,
+    out: str | Path,
+    texts: Iterable[str | Path],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    teacher_hash: str,
+    student_hash: str,
+    series: str = FAMILY,
+    members: Iterable[int | Member] | None = None,
+    order: Order | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 8,
+) -> list[Row]:
+    """Measure members of a family in memory; what `boomerang.evaluate` does after loading.
+
+    Args:
+        family: Teacher and student.
+        out: The output directory.
+        texts: UTF-8 text files.
+        tokenizer: The teacher's tokenizer.
+        teacher_hash: What stands for the teacher in the rows; equal for equal content only.
+        student_hash: The same for the student.
+        series: As in `boomerang.evaluate`, as are all that follow.
+        members: Which members.
+        order: The order of patching.
+        window: The most positions a member sees at once.
+        stride: Tokens scored per window.
+        batch_size: Windows per call of a model.
+
+    Returns:
+        The rows of the members asked for, finished before or now.
+
+    Raises:
+        LayerMapError, DataError, OutputError, ResultsError: As in `boomerang.evaluate`.
+    """
+    paths = [Path(path) for path in texts]
+    chosen = choose_members(family, members, order)
+    window = fit_window(family.teacher.config, DEFAULT_WINDOW if window is None else window)
+    stride = default_stride(window) if stride is None else stride
+    text = prepare(read_documents(paths), tokenizer, window=window, stride=stride)
+    task = paths[0].stem if len(paths) == 1 else "text"
+    store = Store(out, _settings(family, text, task, teacher_hash, window, stride))
+
+    def rows_of(score: MemberScore, previous: MemberScore | None) -> list[Row]:
+        return _rows(
+            score, previous, task=task, teacher=teacher_hash, student=student_hash, series=series
+        )
+
+    missing = [member for member in chosen if store.score(student_hash, member, text) is None]
+    rows: list[Row] = []
+    previous: MemberScore | None = None
+    with progress_bar(f"Measuring {series}", len(missing) * len(text.windows)) as advance:
+        fresh = score_members(family, missing, text, batch_size=batch_size, advance=advance)
+        for member in chosen:
+            score = store.score(student_hash, member, text)
+            if score is None:
+                score = next(fresh)
+                store.add_score(student_hash, score)
+            new = rows_of(score, previous)
+            store.add_rows(new)
+            rows += new
+            previous = score
+    return rows
+
+
+def _settings(
+    family: Family, text: Text, task: str, teacher_hash: str, window: int, stride: int
+) -> dict[str, object]:
+    """What must be equal for rows to belong into one directory."""
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "teacher": teacher_hash,
+        "kept": list(family.layers.kept),
+        "task": task,
+        "text": text.hash,
+        "window": window,
+        "stride": stride,
+        "dtype": str(family.teacher.dtype).removeprefix("torch."),
+    }
+
+
+def _rows(
+    score: MemberScore,
+    previous: MemberScore | None,
+    *,
+    task: str,
+    teacher: str,
+    student: str,
+    series: str,
+) -> list[Row]:
+    scores, member = score.scores, score.member
+    values = [
+        (PERPLEXITY, scores.perplexity.value, scores.perplexity.stderr),
+        (BITS_PER_BYTE, scores.bits_per_byte.value, scores.bits_per_byte.stderr),
+    ]
+    if previous is not None:
+        difference = paired_difference(scores.perplexity, previous.scores.perplexity)
+        values.append((DIFFERENCE, *difference))
+    return [
+        Row(
+            member=member.patched,
+            patch=member.patch,
+            order=member.order,
+            num_layers=member.num_layers,
+            parameters=score.parameters,
+            bytes=score.bytes,
+            task=task,
+            metric=metric,
+            value=value,
+            stderr=stderr,
+            items=len(scores.nll),
+            teacher=teacher,
+            student=student,
+            series=series,
+        )
+        for metric, value, stderr in values
+    ]

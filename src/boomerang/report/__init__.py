@@ -1,0 +1,1 @@
+"""Results as a figure and as a table, from rows alone."""

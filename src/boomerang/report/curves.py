@@ -1,0 +1,98 @@
+"""Rows arranged as curves: one for each series and order, points by size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ResultsError
+from ..evaluate.results import FAMILY, Row, current
+
+_NAMES = {FAMILY: "boomerang family", "naive": "naive pruning", "random": "random initialisation"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one series on one task, along one order.
+
+    Attributes:
+        name: The series in words.
+        label: The name, with the order and the teacher where they are needed to tell curves apart.
+        rows: The points by increasing size, at least one.
+        student: The point with nothing patched, if it was measured.
+        teacher: The point with everything patched, if it was measured.
+    """
+
+    name: str
+    label: str
+    rows: tuple[Row, ...]
+    student: Row | None
+    teacher: Row | None
+
+    @property
+    def series(self) -> str:
+        """The series of the rows."""
+        return self.rows[0].series
+
+
+def curves(
+    rows: Sequence[Row], *, task: str | None = None, metric: str = "perplexity"
+) -> list[Curve]:
+    """The curves of one task and metric, the family first, each in the order it was measured in.
+
+    Args:
+        rows: Rows in the order of writing; outdated ones are left out.
+        task: The task; may be left out when the rows are of one task only.
+        metric: The metric.
+
+    Raises:
+        ResultsError: No such rows, or several tasks and none named.
+    """
+    rows = current(rows)
+    task = only_task(rows) if task is None else task
+    chosen = [row for row in rows if row.measure == (task, metric)]
+    if not chosen:
+        raise ResultsError(f"there are no results for {metric} of {task}")
+    groups: dict[tuple[str, str | None, str], list[Row]] = {}
+    for row in chosen:
+        groups.setdefault((row.series, row.order, row.teacher), []).append(row)
+    keys = sorted(groups, key=lambda key: key[0] != FAMILY)
+    orders = {order for _, order, _ in keys}
+    teachers = {teacher for _, _, teacher in keys}
+    result = []
+    for key in keys:
+        series, order, teacher = key
+        label = name = _NAMES.get(series, series)
+        if len(orders) > 1:
+            label += f", {order or 'free blocks'}"
+        if len(teachers) > 1:
+            label += f", teacher {teacher}"
+        points = sorted(groups[key], key=lambda row: (row.num_layers, row.parameters))
+        result.append(Curve(name, label, tuple(points), _student(points), _teacher(points)))
+    return result
+
+
+def only_task(rows: Sequence[Row]) -> str:
+    """The task of rows that are all of one task.
+
+    Raises:
+        ResultsError: There are no rows, or several tasks.
+    """
+    tasks = sorted({row.task for row in rows})
+    if not tasks:
+        raise ResultsError("there are no results", fix="run `boomerang evaluate` first")
+    if len(tasks) > 1:
+        raise ResultsError(f"there are results for {', '.join(tasks)}", fix="name one task")
+    return tasks[0]
+
+
+def _student(points: Sequence[Row]) -> Row | None:
+    return next((row for row in points if not row.member), None)
+
+
+def _teacher(points: Sequence[Row]) -> Row | None:
+    # Everything is patched in the member that has as many patched layers as the student has layers.
+    student = _student(points)
+    if student is None:
+        return None
+    return next((row for row in points if len(row.member) == student.num_layers), None)

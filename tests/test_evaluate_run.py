@@ -1,0 +1,207 @@
+"""An evaluation into a directory: rows, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from boomerang import Family, LayerMap, init_student
+from boomerang.checkpoint.hashing import content_hash
+from boomerang.errors import CheckpointError, OutputError, ResultsError
+from boomerang.evaluate import evaluate, members, perplexity
+from boomerang.evaluate.documents import read_documents
+from boomerang.evaluate.members import evaluate_family
+from boomerang.evaluate.results import Row, read_results
+from boomerang.evaluate.statistics import paired_difference
+
+LAYERS = LayerMap((0, 2, 4), 5)
+SETTINGS: dict[str, Any] = {"window": 64, "order": "first-to-last"}
+
+
+@pytest.fixture
+def text(tmp_path: Path, stories_text: Path) -> Path:
+    path = tmp_path / "stories.txt"
+    path.write_text("<|endoftext|>".join(read_documents([stories_text])[:2]))
+    return path
+
+
+@pytest.fixture
+def student(tmp_path: Path, stories: Path) -> Path:
+    """The cut of the teacher, one weight changed so that it is no naive student."""
+    init_student(stories, tmp_path / "student", LAYERS)
+    _change_weight(tmp_path / "student", 1.01)
+    return tmp_path / "student"
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with every member that is scored."""
+    scored: list[int] = []
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        scored.append(1)
+        return perplexity.score_text(*args, **kwargs)
+
+    monkeypatch.setattr(members, "score_text", counting)
+    return scored
+
+
+def _change_weight(directory: Path, factor: float) -> None:
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * factor
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _values(rows: list[Row], metric: str) -> list[float]:
+    return [row.value for row in rows if row.metric == metric]
+
+
+def test_rows_hold_what_the_live_family_scores(
+    tmp_path: Path, stories: Path, student: Path, text: Path
+) -> None:
+    rows = evaluate(stories, student, tmp_path / "out", texts=[text], **SETTINGS)
+    assert read_results(tmp_path / "out") == rows
+    family = Family.from_pretrained(stories, student)
+    scored = evaluate_family(
+        family, read_documents([text]), AutoTokenizer.from_pretrained(stories), **SETTINGS
+    )
+    perplexities = [row for row in rows if row.metric == "perplexity"]
+    assert [row.value for row in perplexities] == [s.scores.perplexity.value for s in scored]
+    assert [row.stderr for row in perplexities] == [s.scores.perplexity.stderr for s in scored]
+    assert _values(rows, "bits_per_byte") == [s.scores.bits_per_byte.value for s in scored]
+    differences = [row for row in rows if row.metric == "perplexity_difference"]
+    assert [(row.value, row.stderr) for row in differences] == [
+        paired_difference(b.scores.perplexity, a.scores.perplexity) for a, b in pairwise(scored)
+    ]
+    middle = perplexities[1]
+    assert middle == Row(
+        member=(0,),
+        patch=1,
+        order="first-to-last",
+        num_layers=4,
+        parameters=214592,
+        bytes=4 * 214592,
+        task="stories",
+        metric="perplexity",
+        value=middle.value,
+        stderr=middle.stderr,
+        items=len(scored[0].scores.nll),
+        teacher=content_hash(stories),
+        student=content_hash(student),
+        series="family",
+    )
+
+
+def test_finished_members_are_not_measured_again(
+    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[int]
+) -> None:
+    out = tmp_path / "out"
+    first = evaluate(stories, student, out, texts=[text], members=[0, 2], **SETTINGS)
+    assert len(passes) == 2
+    everything = evaluate(stories, student, out, texts=[text], batch_size=3, **SETTINGS)
+    assert len(passes) == 3
+    written = (out / "results.jsonl").read_bytes()
+    assert evaluate(stories, student, out, texts=[text], **SETTINGS) == everything
+    assert len(passes) == 3
+    assert (out / "results.jsonl").read_bytes() == written
+    # The whole curve and its last neighbours are there, whatever was measured first.
+    assert _values(everything, "perplexity")[::2] == _values(first, "perplexity")
+    assert len(_values(everything, "perplexity_difference")) == 2
+
+
+def test_a_killed_run_is_taken_up_where_it_stopped(
+    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[int]
+) -> None:
+    whole = evaluate(stories, student, tmp_path / "whole", texts=[text], **SETTINGS)
+    out = tmp_path / "out"
+    evaluate(stories, student, out, texts=[text], **SETTINGS)
+    passes.clear()
+    # Killed while the second member's score was written: only the first one's rows are there.
+    scores = (out / "scores.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "scores.jsonl").write_bytes(scores[0] + scores[1][:-50])
+    results = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "results.jsonl").write_bytes(results[0] + results[1][:20])
+    assert evaluate(stories, student, out, texts=[text], **SETTINGS) == whole
+    assert len(passes) == 2
+    assert read_results(out) == whole
+
+
+def test_a_changed_student_is_measured_again(
+    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[int]
+) -> None:
+    out = tmp_path / "out"
+    old = evaluate(stories, student, out, texts=[text], **SETTINGS)
+    _change_weight(student, 1.2)
+    new = evaluate(stories, student, out, texts=[text], **SETTINGS)
+    assert len(passes) == 6
+    assert _values(new, "perplexity")[0] != _values(old, "perplexity")[0]
+    assert {row.student for row in new} == {content_hash(student)}
+    assert read_results(out) == old + new
+
+
+def test_another_evaluation_is_refused(
+    tmp_path: Path, stories: Path, student: Path, text: Path
+) -> None:
+    out = tmp_path / "out"
+    evaluate(stories, student, out, texts=[text], members=[0], **SETTINGS)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(OutputError, match="window is 64 there and 32 here"):
+        evaluate(stories, student, out, texts=[text], window=32)
+    text.write_text("Another story.")
+    with pytest.raises(OutputError, match="text is"):
+        evaluate(stories, student, out, texts=[text], **SETTINGS)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_outputs_that_cannot_be_continued(
+    tmp_path: Path, stories: Path, student: Path, text: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        evaluate(stories, student, tmp_path / "file", texts=[text])
+    out = tmp_path / "out"
+    evaluate(stories, student, out, texts=[text], members=[0], **SETTINGS)
+    (out / "scores.jsonl").write_text('{"student": "x"}\n')
+    with pytest.raises(ResultsError, match=r'scores\.jsonl line 1: field "member"'):
+        evaluate(stories, student, out, texts=[text], **SETTINGS)
+    (out / "evaluation.json").unlink()
+    with pytest.raises(OutputError, match=r"has results but no evaluation\.json"):
+        evaluate(stories, student, out, texts=[text], **SETTINGS)
+
+
+def test_several_texts_are_one_task(
+    tmp_path: Path, stories: Path, student: Path, text: Path
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("Tom had a blue car. He liked to play with his friend Sam.")
+    rows = evaluate(stories, student, tmp_path / "out", texts=[text, other], members=[2])
+    assert {row.task for row in rows} == {"text"}
+    assert {row.order for row in rows} == {"first-to-last"}
+
+
+def test_the_content_hash_tells_every_change(tmp_path: Path, stories: Path) -> None:
+    base = content_hash(stories)
+    assert len(base) == 16
+    copy = tmp_path / "copy"
+    shutil.copytree(stories, copy)
+    assert content_hash(copy) == base
+    (copy / "tokenizer_config.json").write_text("{}")
+    assert content_hash(copy) == base
+    _change_weight(copy, 1.001)
+    weights = content_hash(copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-4}))
+    assert len({base, weights, content_hash(copy)}) == 3
+    (copy / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        content_hash(copy)
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        content_hash(tmp_path / "gone")

@@ -1,0 +1,168 @@
+"""The figure and the table, from rows alone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from boomerang import LayerMap
+from boomerang.errors import OutputError, ResultsError
+from boomerang.evaluate.results import Row
+from boomerang.report import figure as figure_module
+from boomerang.report.curves import curves
+from boomerang.report.figure import save_figure
+from boomerang.report.table import member_tables
+
+LAYERS = LayerMap.every(2, 8)
+FAMILY = [20.0, 19.9, 18.5, 18.0]
+NAIVE = [60.0, 45.0, 30.0, 18.0]
+RANDOM = [40.0, 80.0, 200.0, 18.0]
+
+
+def _rows(series: str, values: list[float], **changes: Any) -> list[Row]:
+    """Perplexity, bits per byte and differences (paired error 0.2) of every member."""
+    order = changes.pop("order", "last-to-first")
+    rows = []
+    previous: float | None = None
+    for member, value in zip(LAYERS.members(order), values, strict=True):
+        fields = {
+            "member": member.patched,
+            "patch": member.patch,
+            "order": order,
+            "num_layers": member.num_layers,
+            "parameters": 500_000 * member.num_layers,
+            "bytes": 2_000_000 * member.num_layers,
+            "task": "books",
+            "items": 100,
+            "teacher": "t",
+            "student": series,
+            "series": series,
+        } | changes
+        rows.append(Row(metric="perplexity", value=value, stderr=0.5, **fields))
+        rows.append(Row(metric="bits_per_byte", value=value / 10, stderr=0.01, **fields))
+        if previous is not None:
+            change = value - previous
+            rows.append(Row(metric="perplexity_difference", value=change, stderr=0.2, **fields))
+        previous = value
+    return rows
+
+
+def _print(rows: list[Row]) -> str:
+    out = io.StringIO()
+    for table in member_tables(rows):
+        Console(width=80, file=out).print(table)
+    return out.getvalue()
+
+
+def test_png_and_svg_show_every_series(tmp_path: Path) -> None:
+    rows = _rows("family", FAMILY) + _rows("naive", NAIVE) + _rows("random", RANDOM)
+    png, svg = save_figure(rows, tmp_path / "new" / "curve", title="cost in $ and $")
+    assert sorted(path.name for path in png.parent.iterdir()) == ["curve.png", "curve.svg"]
+    with Image.open(png) as image:
+        assert image.format == "PNG"
+        assert image.size == (1600, 900)
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 22) or []}
+    drawn = svg.read_text()
+    for colour in ("#0072b2", "#d55e00", "#cc79a7"):
+        assert colour in drawn
+        assert tuple(bytes.fromhex(colour[1:])) in colours
+    # Letters are drawn, so the picture needs no font from outside.
+    assert "<text" not in drawn and "font-family" not in drawn
+
+
+def test_one_set_of_rows_is_one_picture(tmp_path: Path) -> None:
+    rows = _rows("family", FAMILY)
+    _, first = save_figure(rows, tmp_path / "a")
+    _, second = save_figure(rows, tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("rows", "scale", "unit"),
+    [
+        (_rows("family", FAMILY), "linear", "millions"),
+        (_rows("family", FAMILY) + _rows("naive", NAIVE), "log", "millions"),
+        (_rows("family", FAMILY, parameters=4_022_468_096), "linear", "billions"),
+    ],
+)
+def test_axes_say_what_they_show(rows: list[Row], scale: str, unit: str) -> None:
+    figure = figure_module._draw(curves(rows), None)
+    (axes,) = figure.axes
+    assert axes.get_yscale() == scale
+    assert axes.get_xlabel() == f"Parameters ({unit})"
+    assert axes.get_ylabel() == "Perplexity on books (lower is better)"
+    named = [text.get_text() for text in axes.texts]
+    assert named == ["student\n5 layers", "teacher\n8 layers"]
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in axes.get_yticklabels() if label.get_text()]
+    assert len(shown) >= 3
+    bottom, _ = axes.get_ylim()
+    assert bottom < 18.0
+
+
+def test_curves_are_told_apart_only_as_far_as_needed() -> None:
+    one = _rows("naive", NAIVE) + _rows("family", FAMILY)
+    assert [line.label for line in curves(one)] == ["boomerang family", "naive pruning"]
+    two = one + _rows("family", FAMILY, order="first-to-last")
+    assert [line.label for line in curves(two)] == [
+        "boomerang family, last-to-first",
+        "boomerang family, first-to-last",
+        "naive pruning, last-to-first",
+    ]
+
+
+def test_a_curve_runs_from_student_to_teacher() -> None:
+    (line,) = curves(list(reversed(_rows("family", FAMILY))))
+    assert [row.num_layers for row in line.rows] == [5, 6, 7, 8]
+    assert line.student is line.rows[0] and line.teacher is line.rows[-1]
+    (part,) = curves([row for row in _rows("family", FAMILY) if row.num_layers in (6, 7)])
+    assert part.student is None and part.teacher is None
+
+
+def test_only_the_last_student_is_shown() -> None:
+    rows = _rows("family", FAMILY, student="old") + _rows("family", [30.0, 29.0, 28.0, 18.0])
+    (line,) = curves(rows)
+    assert [row.value for row in line.rows] == [30.0, 29.0, 28.0, 18.0]
+
+
+def test_tasks_and_metrics_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    rows = _rows("family", FAMILY)
+    with pytest.raises(ResultsError, match="there are no results"):
+        save_figure([], tmp_path / "x")
+    with pytest.raises(ResultsError, match="no results for accuracy of books"):
+        save_figure(rows, tmp_path / "x", metric="accuracy")
+    with pytest.raises(ResultsError, match="name one task"):
+        member_tables(rows + _rows("family", FAMILY, task="stories"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_figure(rows, tmp_path / "file" / "curve")
+
+
+def test_the_table_fits_a_terminal_and_marks_noise() -> None:
+    text = _print(_rows("family", FAMILY) + _rows("naive", NAIVE))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("patch"))
+    assert lines[start].endswith("change naive patched")
+    assert lines[start + 2 : start + 6] == [
+        "0 5 2.50M 9.54 MiB 20.00 ± 0.50 2.000 - 60.00 student",
+        "1 6 3.00M 11.4 MiB 19.90 ± 0.50 1.990 -0.10 ± 0.20~ 45.00 2-4",
+        "2 7 3.50M 13.4 MiB 18.50 ± 0.50 1.850 -1.40 ± 0.20 30.00 1-4",
+        "3 8 4.00M 15.3 MiB 18.00 ± 0.50 1.800 -0.50 ± 0.20 18.00 teacher",
+    ]
+
+
+def test_names_with_markup_are_shown_as_they_are() -> None:
+    text = _print(_rows("family", FAMILY, task="[red]books[/red]"))
+    assert "boomerang family on [red]books[/red], patched last-to-first" in text
+
+
+def test_each_order_has_a_table_with_the_baselines_of_that_order() -> None:
+    rows = _rows("family", FAMILY) + _rows("naive", NAIVE)
+    tables = member_tables(rows + _rows("family", FAMILY, order="first-to-last"))
+    headings = [[str(column.header) for column in table.columns] for table in tables]
+    assert ["naive" in heading for heading in headings] == [True, False]
