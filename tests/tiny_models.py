@@ -115,7 +115,6 @@ def _qwen3_moe(num_layers: int) -> PretrainedConfig:
     return Qwen3MoeConfig(
         **GROUPED,
         num_hidden_layers=num_layers,
-        head_dim=8,
         num_experts=4,
         num_experts_per_tok=2,
         moe_intermediate_size=16,

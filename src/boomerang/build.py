@@ -1,11 +1,224 @@
-"""A member as a standard checkpoint on disk."""
+"""A member of the family as a standard checkpoint on disk, copied from file to file.
+
+Neither torch nor transformers is imported; without a change of dtype, no weight passes through this
+process's memory.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from .errors import LayerMapError, OutputError
+from .layers import Member, Order
+
+if TYPE_CHECKING:
+    from .checkpoint.family import FamilyOnDisk
+
+# transformers' own: nearly every model is one file.
+MAX_SHARD_SIZE = "50GB"
+
+# Called with the size of the weights in bytes; gives a context whose value takes what was written.
+Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
-def build(teacher: str | Path, student: str | Path, out: str | Path, **choice: Any) -> Path:
-    """Write one member of a family as a standard checkpoint."""
-    raise NotImplementedError
+def build(
+    teacher: str | Path,
+    student: str | Path,
+    out: str | Path,
+    *,
+    patch: int | None = None,
+    blocks: Iterable[int] | None = None,
+    num_layers: int | None = None,
+    params: int | float | str | None = None,
+    memory: int | float | str | None = None,
+    order: Order | None = None,
+    context: int | None = None,
+    batch: int = 1,
+    dtype: str | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+    overwrite: bool = False,
+    push_to_hub: str | None = None,
+) -> Path:
+    """Write one member of a family as a checkpoint that plain transformers opens.
+
+    The member is chosen by exactly one of `patch`, `blocks`, `num_layers`, `params` and `memory`;
+    the last three take the largest that fits. Embedding and output matrix are tied exactly when
+    they are bitwise equal in the dtype written. The same arguments give the same bytes.
+
+    Args:
+        teacher: A directory, or a hub id (`owner/name`) with or without `@revision`.
+        student: The same, with a `student_config.json`.
+        out: The directory to write.
+        patch: k, as in `LayerMap.member`.
+        blocks: The student layers to patch.
+        num_layers: The most layers.
+        params: The most stored parameters: a number, or such as `"3.2B"`.
+        memory: The most memory to run it, in bytes or such as `"8GiB"`: weights, KV cache and the
+            overhead stated in `boomerang.sizing`.
+        order: As in `LayerMap.order`; by default the one recorded with the student, else the
+            paper's.
+        context: Tokens in the KV cache, for `memory`; by default 8192 or the most the model takes.
+        batch: Texts at once, for `memory`.
+        dtype: `"bfloat16"`, `"float16"` or `"float32"`; by default each tensor has the teacher's.
+        max_shard_size: The most bytes of weights in a file, or such as `"5GB"`.
+        overwrite: Replace an `out` that is not empty.
+        push_to_hub: A repository on the hub (`owner/name`) to upload the result to as well.
+
+    Returns:
+        `out`, with weights, `config.json`, the teacher's generation config, tokenizer and processor
+        files, `boomerang.json` and a model card. It is complete or not there at all.
+
+    Raises:
+        CheckpointError: A checkpoint is missing, broken, or not what it claims to be.
+        LayerMapError: Not exactly one choice, no such member, or nothing fits.
+        ArchitectureError, ConfigError: Teacher and student do not fit, or are not supported.
+        OutputError: `out` is not empty, holds a source, or cannot be written.
+    """
+    from .checkpoint.family import FamilyOnDisk
+    from .hub import push
+
+    family = FamilyOnDisk.open(teacher, student)
+    member, _ = choose_member(
+        family,
+        patch=patch,
+        blocks=blocks,
+        num_layers=num_layers,
+        params=params,
+        memory=memory,
+        order=order,
+        context=context,
+        batch=batch,
+        dtype=dtype,
+    )
+    write_member(
+        family,
+        member,
+        Path(out),
+        order=order,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+    )
+    if push_to_hub is not None:
+        push(Path(out), push_to_hub)
+    return Path(out)
+
+
+def choose_member(
+    family: FamilyOnDisk,
+    *,
+    patch: int | None = None,
+    blocks: Iterable[int] | None = None,
+    num_layers: int | None = None,
+    params: int | float | str | None = None,
+    memory: int | float | str | None = None,
+    order: Order | None = None,
+    context: int | None = None,
+    batch: int = 1,
+    dtype: str | None = None,
+) -> tuple[Member, str]:
+    """The member that arguments as those of `build` choose, and one line that says why.
+
+    Raises:
+        LayerMapError: Not exactly one choice, no such member, or nothing fits.
+    """
+    from .sizing import choose, member_sizes
+    from .units import parse_bytes, parse_count
+
+    choices = {
+        "patch": patch, "blocks": blocks, "layers": num_layers, "params": params, "memory": memory
+    }  # fmt: skip
+    given = [name for name, value in choices.items() if value is not None]
+    if len(given) != 1:
+        raise LayerMapError(
+            f"a member is chosen by exactly one of {', '.join(choices)}",
+            fix=f"given are {' and '.join(given)}" if given else "none is given",
+        )
+    if patch is not None or blocks is not None:
+        chosen_order = family.order if order is None else order
+        member = family.layers.member(patch, chosen_order, blocks=blocks)
+        return member, (
+            f"patch {member.patch} of {member.layers.max_patch}, {member.num_layers} of "
+            f"{member.layers.num_layers} layers: as asked"
+        )
+    sizes = member_sizes(
+        family.pair, family.members(order), dtype=dtype, context=context, batch=batch
+    )
+    limits = {
+        "num_layers": num_layers,
+        "params": None if params is None else parse_count(params, "params"),
+        "memory": None if memory is None else parse_bytes(memory, "memory"),
+    }
+    size, line = choose(sizes, **limits)
+    return size.member, line
+
+
+def write_member(
+    family: FamilyOnDisk,
+    member: Member,
+    out: Path,
+    *,
+    order: Order | None = None,
+    dtype: str | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a member; the arguments are those of `build`.
+
+    Raises:
+        CheckpointError, ConfigError, OutputError: As `build`.
+    """
+    from .card import licence, model_card
+    from .checkpoint.companions import copy_companions
+    from .checkpoint.family import recorded_order
+    from .checkpoint.output import check_space, new_directory, write_json
+    from .checkpoint.record import write_record
+    from .checkpoint.write import write_weights
+    from .units import parse_bytes
+
+    shard_size = parse_bytes(max_shard_size, "max_shard_size")
+    source = family.pair.teacher.directory
+    _check_apart(out, family.directories)
+    plan = family.pair.plan(member, dtype)
+    teacher, student = family.identities()
+    check_space(out, plan.length)
+    with new_directory(out, overwrite=overwrite) as partial:
+        with progress(plan.length) if progress else nullcontext(_ignore) as report:
+            write_weights(partial, plan.items, shard_size, report)
+        write_json(partial / "config.json", plan.config)
+        write_record(
+            partial,
+            plan,
+            teacher,
+            student,
+            order=recorded_order(member, family.order if order is None else order),
+            dtype=dtype,
+            max_shard_size=shard_size,
+        )
+        (partial / "README.md").write_text(model_card(plan, teacher, student, licence(source)))
+        copy_companions(source, partial)
+
+
+def member_directory(family: FamilyOnDisk, member: Member, out: Path) -> Path:
+    """Where in `out` a member of a whole family goes: by the teacher's name and its layers."""
+    return out / f"{family.name}-{member.num_layers}L"
+
+
+def _check_apart(out: Path, sources: Iterable[Path]) -> None:
+    target = out.resolve()
+    for source in sources:
+        home = source.resolve()
+        if target == home or home in target.parents or target in home.parents:
+            raise OutputError(
+                f"is not apart from the checkpoint {source} it is made from",
+                where=out,
+                fix="name a directory elsewhere",
+            )
+
+
+def _ignore(_: int) -> None:
+    pass

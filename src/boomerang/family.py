@@ -13,8 +13,9 @@ from .architecture.shell import assemble, same_tensor
 from .checkpoint.resolve import resolve
 from .checkpoint.student_config import read_student_config
 from .errors import ArchitectureError, LayerMapError
-from .layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member, Order
+from .layers import LayerMap, Member, Order
 from .loading import load_model
+from .order import default_order_for
 
 if TYPE_CHECKING:
     import torch
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 class Family:
     """The family of models that one teacher and one student span.
 
-    Members are made on demand over the two models' own tensors: making one costs milliseconds and no
-    weight memory, and a change of the student's weights shows in every member at once.
+    Members are made on demand over the two models' own tensors: making one costs milliseconds and
+    no weight memory, and a change of the student's weights shows in every member at once.
 
     Args:
-        teacher: The live teacher; in training, quantised or spread over devices as the caller likes.
+        teacher: The live teacher; quantised or spread over devices as the caller likes.
         student: The live student.
         layers: The teacher layers the student was cut from.
         order: The default order of patching; by default `default_order(teacher)`.
@@ -109,8 +110,8 @@ class Family:
     ) -> PreTrainedModel:
         """A member as a transformers model whose tensors are the teacher's and student's own.
 
-        The model has its own config, layer indices and KV cache, so several members can be used side
-        by side. Embedding and head are tied exactly when they are bitwise equal.
+        The model has its own config, layer indices and KV cache, so several members can be used
+        side by side. Embedding and head are tied exactly when they are bitwise equal.
 
         Args:
             patch: k, or a `Member`.
@@ -141,11 +142,6 @@ def default_order(teacher: PreTrainedModel) -> str:
     section 4.1). It is advice about quality alone; every order works on every architecture.
     """
     return default_order_for(teacher.config.to_dict())
-
-
-def default_order_for(config: dict[str, Any]) -> str:
-    """`default_order`, from a `config.json`."""
-    return FIRST_TO_LAST if config.get("model_type") == "llama" else LAST_TO_FIRST
 
 
 def _check_pair(teacher: PreTrainedModel, student: PreTrainedModel, layers: LayerMap) -> None:

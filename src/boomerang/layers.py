@@ -49,8 +49,8 @@ class LayerMap:
     def every(cls, n: int, num_layers: int, first: int = 1, last: int = 2) -> LayerMap:
         """Keep every n-th layer between the `first` and the `last` ones.
 
-        For j = first+n-1, first+2n-1, ... <= num_layers-last the layers j-n+1 ... j-1 are pruned and
-        all others kept (the rule of the reference's student initialisation; note that it is not
+        For j = first+n-1, first+2n-1, ... <= num_layers-last the layers j-n+1 ... j-1 are pruned
+        and all others kept (the rule of the reference's student initialisation; note that it is not
         the union of "first", "last" and "every n-th").
 
         Args:
@@ -96,8 +96,8 @@ class LayerMap:
         """The M+1 pairs (student state, teacher state) that training pulls together.
 
         In the indices of transformers' `hidden_states`: 0 is the embedding output, i the output of
-        layer i-1, and -1 the last one, after the final norm. The output of student layer i goes with
-        the output of the last layer of its block (arXiv 2510.05064, section 3.2).
+        layer i-1, and -1 the last one, after the final norm. The output of student layer i goes
+        with the output of the last layer of its block (arXiv 2510.05064, section 3.2).
         """
         inner = tuple((i, self.kept[i]) for i in range(1, self.num_student_layers))
         return ((0, 0), *inner, (-1, -1))
@@ -305,7 +305,7 @@ def _read_order(path: Path) -> list[int]:
         raise LayerMapError(
             "is no known order and no file",
             where=path,
-            fix=f"use {LAST_TO_FIRST}, {FIRST_TO_LAST} or a file with a JSON list of student layers",
+            fix=f"use {LAST_TO_FIRST}, {FIRST_TO_LAST} or a JSON list of student layers in a file",
         ) from None
     except (OSError, ValueError) as error:
         raise LayerMapError(f"cannot be read as a JSON list ({error})", where=path) from None

@@ -118,5 +118,9 @@ def continuation(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     generate: Any = model.generate
     output = generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad)
-    new = output[0, inputs.input_ids.shape[1] :]
-    return str(tokenizer.decode(new, skip_special_tokens=True))
+    # Some tokenizers drop the space before the first token they decode, so decode from the start.
+    before, whole = (
+        str(tokenizer.decode(tokens, skip_special_tokens=True))
+        for tokens in (inputs.input_ids[0], output[0])
+    )
+    return whole[len(before) :]

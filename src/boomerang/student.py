@@ -85,8 +85,8 @@ def init_student(
         **model_kwargs: For `from_pretrained` when the teacher is loaded.
 
     Returns:
-        `out`, with weights and config, `student_config.json`, and the teacher's tokenizer files when
-        it was loaded from a directory.
+        `out`, with weights and config, `student_config.json`, and the teacher's tokenizer files
+        when it was loaded from a directory.
 
     Raises:
         LayerMapError: `layers` does not fit the teacher.

@@ -1,9 +1,10 @@
 """A member's `config.json` from its teacher's, by rules on JSON.
 
-Each layer of a member keeps what the config said about the teacher layer it is or was cut from: lists
-with an entry per layer are sliced, lists of layer indices renumbered, thresholds counted again, and
-periodic rules written out where the format has a list for them. A key that speaks of layers in a way
-no rule here covers is refused, because a stale one means a wrong model that loads without a word.
+Each layer of a member keeps what the config said about the teacher layer it is or was cut from:
+lists with an entry per layer are sliced, lists of layer indices renumbered, thresholds counted
+again, and periodic rules written out where the format has a list for them. A key that speaks of
+layers in a way no rule here covers is refused, because a stale one means a wrong model that loads
+without a word.
 
 Nothing here imports torch or transformers: a config is a dict, as `json.load` returns it.
 """
@@ -44,6 +45,7 @@ _THRESHOLDS = frozenset({
 # A periodic rule over layer indices, dead once the explicit list beside it is written.
 _WRITTEN_OUT_AS = {
     "_sliding_window_pattern": "layer_types",
+    "full_attention_interval": "layer_types",
     "global_attn_every_n_layers": "layer_types",
     "layer_group_size": "layer_types",
     "prefix_dense_sliding_window_pattern": "layer_types",
@@ -51,6 +53,10 @@ _WRITTEN_OUT_AS = {
     "interleave_moe_layer_step": "moe_layers",
     "no_rope_layer_interval": "no_rope_layers",
 }
+
+# For `expand`: the lists that say what each layer is, and the rules that stand for such a list.
+PER_LAYER_LISTS = _ENTRY_PER_LAYER | _LAYER_INDICES
+PERIODIC_RULES = frozenset(_WRITTEN_OUT_AS)
 
 # Keys whose names look as if they spoke of layers, and do not.
 _HARMLESS = re.compile(
@@ -178,7 +184,7 @@ def _positions(layers: Sequence[int], indices: Iterable[int]) -> list[int]:
 
 
 def _dense_layers(text: Config, layers: Sequence[int], total: int) -> None:
-    """Experts in every n-th layer but the listed ones: list every dense layer instead (Qwen MoE)."""
+    """Experts in every n-th layer but the listed ones (Qwen MoE): list every dense layer."""
     step = text["decoder_sparse_step"]
     if not isinstance(step, int) or step < 1:
         raise ConfigError(f"is {step!r}", where="decoder_sparse_step")

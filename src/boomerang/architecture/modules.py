@@ -1,9 +1,9 @@
 """Where a live model keeps its embedding, its layers and its head, by structure.
 
-The layer stack is the one `ModuleList` with as many modules as the config has layers, of the classes
-the model itself names as its layers. What comes before and after it is read from the config class's
-pipeline plan (`base_model_pp_plan`, the order of execution) where there is one, and otherwise from
-the order in which the model registers its modules.
+The layer stack is the one `ModuleList` with as many modules as the config has layers, of the
+classes the model itself names as its layers. What comes before and after it is read from the config
+class's pipeline plan (`base_model_pp_plan`, the order of execution) where there is one, and
+otherwise from the order in which the model registers its modules.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _stack_path(model: PreTrainedModel) -> str:
     ]
     if len(found) != 1:
         raise ArchitectureError(
-            f"has {len(found)} stacks of {count} layers of class {', '.join(sorted(layer_classes))}",
+            f"has {len(found)} stacks of {count} layers ({', '.join(sorted(layer_classes))})",
             where=type(model).__name__,
             fix="only models with one stack of layers are supported",
         )
@@ -95,7 +95,7 @@ def _stack_path(model: PreTrainedModel) -> str:
 
 
 def _layer_classes(model: PreTrainedModel) -> set[str]:
-    """Class names of a layer: what must not be split over devices, and what records hidden states."""
+    """Class names of layers: what must not be split over devices, what records hidden states."""
     names: set[str] = set()
     for module in model.modules():
         names.update(getattr(module, "_no_split_modules", None) or ())

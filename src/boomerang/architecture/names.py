@@ -1,8 +1,9 @@
 """Embedding, layers and head, told apart by the names of the tensors in a checkpoint.
 
-The layer stack is the numbered group with exactly as many numbers as the config has layers. What lies
-outside it is told by the word that follows the path it shares with the stack; a word that is in no list
-here is refused, for a tensor taken from the wrong model is a wrong model that loads without a word.
+The layer stack is the numbered group with exactly as many numbers as the config has layers. What
+lies outside it is told by the word that follows the path it shares with the stack; a word that is
+in no list here is refused, for a tensor taken from the wrong model is a wrong model that loads
+without a word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ..errors import ArchitectureError
 Shapes = Mapping[str, tuple[int, ...]]
 
 # The words of transformers' causal language models for what runs before and after the layers, read
-# from the live structure of all of them. LFM2's embedding_norm, despite its name, is its final norm.
+# from the live structure of all of them. LFM2's embedding_norm, despite its name, is its final
+# norm.
 _EMBEDDING = frozenset({
     "embed_in", "embed_positions", "embed_tokens", "embeddings", "positions_embed", "tokens_embed",
     "word_embeddings", "word_embeddings_layernorm", "wpe", "wte",
@@ -33,11 +35,16 @@ _TOKEN_TABLES = tuple(f"{name}.weight" for name in (
     "embed_tokens", "embed_in", "wte", "word_embeddings", "tokens_embed", "embeddings",
     "embeddings.word_embeddings", "embeddings.tok_embeddings",
 ))  # fmt: skip
+_TABLES = frozenset({
+    "embed_in", "embed_positions", "embed_tokens", "embeddings", "position_embeddings",
+    "positions_embed", "tok_embeddings", "token_type_embeddings", "tokens_embed",
+    "word_embeddings", "wpe", "wte",
+})  # fmt: skip
 _OUTPUT_MATRICES = ("lm_head", "embed_out", "output_projection", "head", "decoder")
 
 # A checkpoint with tied matrices does not name its output matrix. It is `lm_head.weight` for every
-# causal language model of transformers but these (the classes' `_tied_weights_keys`; for gpt_neox the
-# name in its files, which loading translates).
+# causal language model of transformers but these (the classes' `_tied_weights_keys`; for gpt_neox
+# the name in its files, which loading translates).
 _OUTPUT_BY_TYPE = {
     "biogpt": "output_projection.weight",
     "gpt_neox": "embed_out.weight",
@@ -68,6 +75,8 @@ class Layout:
         head: Full names of the tensors after the layers, sorted.
         token_table: The full name of the embedding matrix, the one that may be tied.
         output_matrix: The full name of the output matrix, or None where the file has none.
+        packed_output: Whether the output matrix is there in another form than one plain matrix, as
+            quantised checkpoints may have it.
     """
 
     stack: str
@@ -76,6 +85,7 @@ class Layout:
     head: tuple[str, ...]
     token_table: str | None
     output_matrix: str | None
+    packed_output: bool
 
 
 def read_layout(shapes: Shapes, num_layers: int, *, extra_layers: int = 0, where: object) -> Layout:
@@ -112,20 +122,32 @@ def read_layout(shapes: Shapes, num_layers: int, *, extra_layers: int = 0, where
         part = "final norm or head after" if before else "embedding before"
         raise ArchitectureError(f"has no {part} its layers", where=where)
     tables = [name for name in before if _relative(name, stack) in _TOKEN_TABLES]
-    outputs = [name for name in after if name.removesuffix(".weight") in _OUTPUT_MATRICES]
+    outputs = [
+        name
+        for name in after
+        if name.partition(".")[0] in _OUTPUT_MATRICES and not name.endswith(".bias")
+    ]
+    matrix = next((n for n in outputs if n.removesuffix(".weight") in _OUTPUT_MATRICES), None)
     return Layout(
         stack=stack,
         layers=tuple(tuple(sorted(groups[stack][i])) for i in range(num_layers)),
         embedding=tuple(before),
         head=tuple(after),
         token_table=tables[0] if len(tables) == 1 else None,
-        output_matrix=outputs[0] if outputs else None,
+        output_matrix=matrix,
+        packed_output=bool(outputs) and matrix is None,
     )
 
 
 def output_matrix_name(model_type: str) -> str:
     """What an untied output matrix is called in checkpoints of this type of model."""
     return _OUTPUT_BY_TYPE.get(model_type, "lm_head.weight")
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a tensor has one row for each token or position: an embedding or output matrix."""
+    word = name.removesuffix(".weight").rpartition(".")[2]
+    return word in _TABLES or name.removesuffix(".weight") in _OUTPUT_MATRICES
 
 
 def translate(name: str, stack: str, other: str) -> str:

@@ -136,7 +136,7 @@ def _new_configs(
     tied: bool,
     owners: Iterable[PreTrainedModel],
 ) -> dict[int, PretrainedConfig]:
-    """The new config and its text part, by the identity of the owners' configs they stand in for."""
+    """The new config and its text part, by the identity of the configs they stand in for."""
     new = copy.deepcopy(skeleton.config)
     before = skeleton.config.to_dict()
     _set_changed(new, before, member_config(before, teacher_layers, tied=tied))

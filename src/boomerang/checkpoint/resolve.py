@@ -47,7 +47,9 @@ def resolve(reference: str | Path) -> Path:
         raise CheckpointError("is a file", where=path, fix="name the checkpoint's directory")
     if not _HUB_ID.fullmatch(ref.name) or ref.name.startswith("."):
         raise CheckpointError(
-            "is no directory", where=reference, fix="name a checkpoint directory or a hub id (owner/name)"
+            "is no directory",
+            where=reference,
+            fix="name a checkpoint directory or a hub id (owner/name)",
         )
     return _download(ref)
 
@@ -68,7 +70,9 @@ def _download(ref: Reference) -> Path:
         return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=_WANTED))
     except GatedRepoError:
         raise CheckpointError(
-            "is gated", where=name, fix="accept its terms on the hub and log in with `hf auth login`"
+            "is gated",
+            where=name,
+            fix="accept its terms on the hub and log in with `hf auth login`",
         ) from None
     except RevisionNotFoundError:
         raise CheckpointError("has no such revision on the hub", where=name) from None

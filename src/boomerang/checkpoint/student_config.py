@@ -1,7 +1,7 @@
 """`student_config.json`: which teacher layers a student was cut from.
 
-The two keys are the reference's (`pruned_teacher_layers`, `copied_teacher_layers`); `order`, ours, is
-there when an order of patching was measured for this student.
+The two keys are the reference's (`pruned_teacher_layers`, `copied_teacher_layers`); `order`, ours,
+is there when an order of patching was measured for this student.
 """
 
 from __future__ import annotations

@@ -19,14 +19,14 @@ def demo(
         bool,
         typer.Option(
             "--controls",
-            help="Also distil a student from random weights on as many tokens, the paper's control.",
+            help="Also distil a student from random weights, the paper's control.",
         ),
     ] = False,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Distillation steps of 4,096 tokens (default 80).")
     ] = None,
 ) -> None:
-    """Cut, distil, measure every size, draw, build and let a member speak: some minutes on a CPU."""
+    """Cut, distil, measure every size, draw, build one and let it speak: minutes on a CPU."""
     options.quiet()
 
     from rich.console import Console

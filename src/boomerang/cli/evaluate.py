@@ -46,8 +46,8 @@ def evaluate(
     from ..report.table import member_tables
 
     rows = measure(
-        teacher, student, out, texts=text, members=chosen, order=order, window=window, stride=stride,
-        batch_size=batch_size, **kwargs,
+        teacher, student, out, texts=text, members=chosen, order=order,
+        window=window, stride=stride, batch_size=batch_size, **kwargs,
     )  # fmt: skip
     if as_json:
         typer.echo("\n".join(row.model_dump_json() for row in rows))

@@ -1,0 +1,139 @@
+"""The model card of a member: what it is, what it is made from, and how to load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .checkpoint.identity import Identity
+from .checkpoint.plan import Plan
+from .units import show_bytes, show_count
+
+# Front matter is short; whatever follows is of no interest here.
+_LONGEST = 64 * 1024
+_LICENCE_KEYS = ("license", "license_name", "license_link")
+
+_CITATION = """@inproceedings{kangaslahti2026boomerang,
+  title     = {Boomerang Distillation Enables Zero-Shot Model Size Interpolation},
+  author    = {Sara Kangaslahti and Nihal V. Nayak and Jonathan Geuter and Marco Fumero and
+               Francesco Locatello and David Alvarez-Melis},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year      = {2026},
+  note      = {arXiv:2510.05064}
+}"""
+
+
+def licence(directory: Path) -> dict[str, Any]:
+    """What a checkpoint's own card says about its licence; nothing where it has no card."""
+    path = directory / "README.md"
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LONGEST).decode(errors="replace")
+    except OSError:
+        return {}
+    lines = text.splitlines()
+    if not lines or lines[0].strip() != "---" or "---" not in lines[1:]:
+        return {}
+    # Imported here: most checkpoints of one's own have no card.
+    import yaml
+
+    try:
+        front = yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)]))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    if not isinstance(front, dict):
+        return {}
+    return {key: front[key] for key in _LICENCE_KEYS if isinstance(front.get(key), str)}
+
+
+def model_card(plan: Plan, teacher: Identity, student: Identity, licence: dict[str, Any]) -> str:
+    """The text of a member's `README.md`.
+
+    Args:
+        plan: The member.
+        teacher: What it is made from.
+        student: What it is made from.
+        licence: From `licence(teacher's directory)`.
+    """
+    member, layers = plan.member, plan.member.layers
+    parameters = sum(item.source.elements for item in plan.items)
+    patched = ", ".join(map(str, member.patched)) or "none"
+    name = f"{Path(teacher.id).name} with {member.num_layers} of {layers.num_layers} layers"
+    tied = "one matrix" if plan.tied else "two matrices"
+    return f"""---
+{_front_matter(licence, teacher, student)}---
+
+# {name}
+
+A language model of {show_count(parameters)} parameters ({plan.dtype}), made without training from a
+large teacher and a small student that was distilled from it
+([boomerang distillation, arXiv 2510.05064](https://arxiv.org/abs/2510.05064)): blocks of the
+teacher's layers stand where the student had one layer for each.
+
+| | |
+|---|---|
+| Teacher | {_spell(teacher)}, {layers.num_layers} layers |
+| Student | {_spell(student)}, {layers.num_student_layers} layers |
+| Teacher layers the student keeps | {", ".join(map(str, layers.kept))} |
+| Student layers replaced by their blocks | {patched} |
+| Layers | {member.num_layers} |
+| Size of the weights | {show_bytes(plan.length)} |
+| Embedding and output matrix | {tied} |
+
+`boomerang.json` holds all that is needed to build the same files again.
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/directory", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+```
+
+It is a plain checkpoint of the teacher's architecture: whatever reads the teacher reads it.
+
+## Licence
+
+{_licence_text(licence)}
+
+## Citation
+
+```bibtex
+{_CITATION}
+```
+"""
+
+
+def _front_matter(licence: dict[str, Any], teacher: Identity, student: Identity) -> str:
+    import yaml
+
+    # A hub page can only point at models on the hub.
+    bases = [who.id for who in (teacher, student) if _is_on_hub(who)]
+    front: dict[str, Any] = {
+        **licence,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["boomerang-distillation"],
+    }
+    if bases:
+        front["base_model"] = bases
+        front["base_model_relation"] = "merge"
+    text: str = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _is_on_hub(who: Identity) -> bool:
+    return who.id.count("/") == 1 and not Path(who.id).exists()
+
+
+def _spell(who: Identity) -> str:
+    return f"`{who.id}`" if who.revision is None else f"`{who.id}` at `{who.revision}`"
+
+
+def _licence_text(licence: dict[str, Any]) -> str:
+    if not licence:
+        return (
+            "The teacher's card names no licence; the teacher's terms apply to this model as well."
+        )
+    return f"As the teacher: {', '.join(licence.values())}."

@@ -1,0 +1,122 @@
+"""Whether a teacher and a student on disk can be parts of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..architecture.config import text_config
+from ..architecture.names import translate
+from ..errors import ArchitectureError, CheckpointError, LayerMapError
+from ..layers import LayerMap
+from .convert import FLOATS
+from .directory import Checkpoint
+from .header import Tensor
+
+# Settings that change what a layer computes while every shape stays the same. A member takes them
+# from the teacher's config, so a student trained with others would be run wrongly.
+_SETTINGS = (
+    "model_type", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_act",
+    "hidden_activation", "activation_function", "rms_norm_eps", "layer_norm_eps",
+    "layer_norm_epsilon", "rope_theta", "num_experts_per_tok", "quantization_config",
+)  # fmt: skip
+
+
+def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) -> None:
+    """Check names, shapes, dtypes and settings of two checkpoints against each other.
+
+    Raises:
+        LayerMapError: They do not have the numbers of layers that `layers` speaks of.
+        ArchitectureError: They are of different architecture, width or vocabulary.
+        CheckpointError: A checkpoint contradicts its own config.
+    """
+    for checkpoint in (teacher, student):
+        _check_matrices(checkpoint)
+    _check_settings(teacher, student)
+    _check_depth(teacher, layers.num_layers, "teacher")
+    _check_depth(student, layers.num_student_layers, "student")
+    exact = teacher.is_quantised
+    for i, kept in enumerate(layers.kept):
+        where = f"student layer {i} (teacher layer {kept})"
+        _check_same(teacher.layer(kept), student.layer(i), where, exact)
+    for part in ("embedding", "head"):
+        theirs, ours = _outside(teacher, part, teacher), _outside(student, part, teacher)
+        _check_same(theirs, ours, part, exact)
+    pair = [checkpoint.output_matrix for checkpoint in (teacher, student)]
+    output = [{} if matrix is None else {"output matrix": matrix} for matrix in pair]
+    _check_same(output[0], output[1], "head", exact)
+
+
+def _check_depth(checkpoint: Checkpoint, expected: int, who: str) -> None:
+    if len(checkpoint.layout.layers) != expected:
+        raise LayerMapError(
+            f"the {who} has {len(checkpoint.layout.layers)} layers and the kept layers make it "
+            f"{expected}",
+            where=checkpoint.directory,
+        )
+
+
+def _check_settings(teacher: Checkpoint, student: Checkpoint) -> None:
+    theirs, ours = text_config(teacher.config), text_config(student.config)
+    for key in _SETTINGS:
+        a, b = theirs.get(key), ours.get(key)
+        # Versions of transformers differ in what they leave out.
+        both_given = a is not None and b is not None
+        if (both_given or key == "quantization_config") and a != b:
+            raise ArchitectureError(
+                f"{key} is {b!r:.80} and the teacher's is {a!r:.80}", where=student.directory
+            )
+
+
+def _check_matrices(checkpoint: Checkpoint) -> None:
+    """The matrices at both ends are there and as large as the config says."""
+    text = text_config(checkpoint.config)
+    table, layout = checkpoint.token_table, checkpoint.layout
+    has_output = layout.output_matrix is not None or layout.packed_output
+    says_untied = False in (
+        checkpoint.config.get("tie_word_embeddings"),
+        text.get("tie_word_embeddings"),
+    )
+    if not has_output and (says_untied or table is None):
+        raise CheckpointError(
+            "has no output matrix, and its config does not tie it to the embedding",
+            where=checkpoint.directory,
+        )
+    rows = text.get("vocab_size")
+    if table is not None and isinstance(rows, int) and table.shape[:1] != (rows,):
+        raise CheckpointError(
+            f"tensor {table.name} is {_spell(table)} and the config's vocab_size is {rows}",
+            where=checkpoint.directory,
+        )
+
+
+def _outside(checkpoint: Checkpoint, part: str, model: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of the embedding or the head, by the names they have in another checkpoint."""
+    layout = checkpoint.layout
+    return {
+        translate(name, layout.stack, model.layout.stack): checkpoint.tensors[name]
+        for name in getattr(layout, part)
+        if name != layout.output_matrix
+    }
+
+
+def _check_same(
+    teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], where: str, exact: bool
+) -> None:
+    for name in sorted(teacher.keys() | student.keys()):
+        theirs, ours = teacher.get(name), student.get(name)
+        fits = theirs is not None and ours is not None and theirs.shape == ours.shape
+        if fits and theirs is not None and ours is not None:
+            convertible = not exact and theirs.dtype in FLOATS and ours.dtype in FLOATS
+            fits = convertible or theirs.dtype == ours.dtype
+        if not fits:
+            raise ArchitectureError(
+                f"tensor {name!r:.200} is {_spell(ours)} in the student and {_spell(theirs)} "
+                "in the teacher",
+                where=where,
+            )
+
+
+def _spell(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "missing"
+    return f"{tensor.dtype} {'x'.join(map(str, tensor.shape)) or 'scalar'}"

@@ -1,0 +1,112 @@
+"""A checkpoint directory, as its config and headers describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..architecture.config import Config, num_layers, text_config
+from ..architecture.expand import with_layer_types
+from ..architecture.names import Layout, read_layout
+from ..errors import CheckpointError
+from .convert import FLOATS
+from .header import Tensor
+from .jsonfile import read_json_object
+from .weights import inside, read_weights
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, without its weights.
+
+    Args:
+        directory: Where it is.
+        config: Its config.
+        tensors: Its tensors, by name.
+        layout: Which of them are embedding, layers and head.
+    """
+
+    directory: Path
+    config: Config
+    tensors: Mapping[str, Tensor]
+    layout: Layout
+
+    @classmethod
+    def open(cls, directory: Path, *, expand: bool = False) -> Checkpoint:
+        """Read the config and the headers of a directory.
+
+        Args:
+            directory: A checkpoint directory.
+            expand: Write out the layer types where only the config's class knows them: for the
+                teacher, whose config the members' configs are made from.
+
+        Raises:
+            CheckpointError: A file is missing or broken.
+            ConfigError, ArchitectureError: The architecture is not supported.
+        """
+        config = read_config(directory)
+        if expand:
+            config = with_layer_types(config, directory)
+        tensors = read_weights(directory)
+        return cls(directory, config, tensors, layout_of(config, tensors, directory))
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of most of its floating-point numbers, as safetensors spells it."""
+        count: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            if tensor.dtype in FLOATS:
+                count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.elements
+        return max(sorted(count), key=lambda dtype: count[dtype], default=None)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the config says that the weights are packed in a format of their own."""
+        text = text_config(self.config)
+        return bool(text.get("quantization_config") or self.config.get("quantization_config"))
+
+    @property
+    def token_table(self) -> Tensor | None:
+        """The embedding matrix."""
+        name = self.layout.token_table
+        return None if name is None else self.tensors[name]
+
+    @property
+    def output_matrix(self) -> Tensor | None:
+        """The matrix that gives the logits; the embedding's where the file has no other."""
+        if self.layout.packed_output:
+            return None
+        name = self.layout.output_matrix
+        return self.token_table if name is None else self.tensors[name]
+
+    def layer(self, index: int) -> dict[str, Tensor]:
+        """The tensors of a layer, by their names within it."""
+        prefix = f"{self.layout.stack}{index}."
+        return {rest: self.tensors[prefix + rest] for rest in self.layout.layers[index]}
+
+
+def read_config(directory: Path) -> Config:
+    """A checkpoint's `config.json`.
+
+    Raises:
+        CheckpointError: It is missing or no JSON object.
+    """
+    if not (directory / "config.json").exists():
+        raise CheckpointError("has no config.json", where=directory)
+    return read_json_object(inside(directory, "config.json"))
+
+
+def layout_of(config: Config, tensors: Mapping[str, Tensor], where: object) -> Layout:
+    """Which tensors are embedding, layers and head.
+
+    Raises:
+        ConfigError, ArchitectureError: The architecture is not supported.
+    """
+    extra = text_config(config).get("num_nextn_predict_layers")
+    return read_layout(
+        {name: tensor.shape for name, tensor in tensors.items()},
+        num_layers(config),
+        extra_layers=extra if isinstance(extra, int) and 0 < extra < 100 else 0,
+        where=where,
+    )

@@ -1,0 +1,208 @@
+"""What a member consists of on disk: for each of its tensors, the bytes it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..architecture.config import Config, member_config, text_config
+from ..architecture.names import output_matrix_name, translate
+from ..errors import CheckpointError
+from ..layers import LayerMap, Member, Owner
+from .agreement import check_agreement
+from .convert import FLOATS, pieces
+from .directory import Checkpoint
+from .header import DTYPE_BITS, Tensor
+
+# torch's names of the dtypes a checkpoint can be written in, and safetensors' names of them.
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A tensor of a new checkpoint and the one it is made of.
+
+    Args:
+        name: Its name in the new checkpoint.
+        source: The tensor whose numbers it takes.
+        dtype: The dtype it is written in, as safetensors spells it.
+    """
+
+    name: str
+    source: Tensor
+    dtype: str
+
+    @property
+    def length(self) -> int:
+        """Its size in bytes."""
+        if self.dtype == self.source.dtype:
+            return self.source.length
+        return self.source.elements * DTYPE_BITS[self.dtype] // 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A new checkpoint, entirely known and not yet written.
+
+    Args:
+        member: The member it is.
+        items: Its tensors, in the order of the model.
+        config: Its `config.json`.
+        tied: Whether embedding and output matrix are one.
+        dtype: The dtype of most of its numbers, as torch spells it; None where no tensor has one.
+    """
+
+    member: Member
+    items: tuple[Item, ...]
+    config: Config
+    tied: bool
+    dtype: str | None
+
+    @property
+    def length(self) -> int:
+        """The size of all tensors in bytes."""
+        return sum(item.length for item in self.items)
+
+
+def equal_on_disk(a: Item, b: Item) -> bool:
+    """Whether two tensors are bitwise equal in the dtypes they are written in.
+
+    Different ones differ in the first piece, so that no more is read.
+    """
+    both = zip(pieces(a.source, a.dtype), pieces(b.source, b.dtype), strict=True)
+    return all(x == y for x, y in both)
+
+
+class Pair:
+    """A teacher and a student on disk, found to fit each other.
+
+    Args:
+        teacher: The teacher.
+        student: The student.
+        layers: The teacher layers the student was cut from.
+        equal: Says whether two matrices of one shape and dtype are the same.
+
+    Raises:
+        LayerMapError: They do not have the numbers of layers that `layers` speaks of.
+        ArchitectureError: They are of different architecture, width or vocabulary.
+        CheckpointError: A checkpoint contradicts itself.
+    """
+
+    def __init__(
+        self,
+        teacher: Checkpoint,
+        student: Checkpoint,
+        layers: LayerMap,
+        *,
+        equal: Callable[[Item, Item], bool] = equal_on_disk,
+    ) -> None:
+        check_agreement(teacher, student, layers)
+        self.teacher = teacher
+        self.student = student
+        self.layers = layers
+        self._equal = equal
+        self._known: dict[tuple[Item, Item], bool] = {}
+
+    def plan(self, member: Member, dtype: str | None = None) -> Plan:
+        """The checkpoint of a member.
+
+        Args:
+            member: A member of the family of `layers`.
+            dtype: torch's name of the dtype to write; by default each tensor has the teacher's.
+
+        Raises:
+            CheckpointError: The dtype is unknown, or the checkpoints are quantised and cannot have
+                it.
+            ConfigError: The config cannot be carried over to the member's layers.
+        """
+        target = self._target(dtype)
+        items = self._outside(member.embedding, "embedding", target)
+        stack = self.teacher.layout.stack
+        counterparts = zip(member.sources, member.teacher_layers, strict=True)
+        for position, ((owner, index), teacher_layer) in enumerate(counterparts):
+            model = self.teacher.layer(teacher_layer)
+            items += [
+                Item(f"{stack}{position}.{rest}", tensor, _dtype(tensor, model[rest], target))
+                for rest, tensor in self._owner(owner).layer(index).items()
+            ]
+        items += self._outside(member.head, "head", target)
+        table, output = self._matrices(member, target)
+        tied = table is not None and output is not None and self._same(table, output)
+        if output is not None and not tied:
+            items.append(output)
+        config = member_config(self.teacher.config, member.teacher_layers, tied=tied)
+        spelled = {safetensors: torch for torch, safetensors in DTYPES.items()}
+        written = dtype or spelled.get(self.teacher.dtype or "")
+        if written is not None:
+            _set_dtype(config, written)
+        return Plan(member, tuple(items), config, tied, written)
+
+    def _target(self, dtype: str | None) -> str | None:
+        if dtype is None:
+            return None
+        if dtype not in DTYPES:
+            raise CheckpointError(f"there is no dtype {dtype}", fix=f"use {', '.join(DTYPES)}")
+        if self.teacher.is_quantised:
+            raise CheckpointError(
+                f"is quantised and cannot be converted to {dtype}",
+                where=self.teacher.directory,
+                fix="leave the dtype out",
+            )
+        return DTYPES[dtype]
+
+    def _owner(self, owner: Owner) -> Checkpoint:
+        return self.teacher if owner == "teacher" else self.student
+
+    def _outside(self, owner: Owner, part: str, target: str | None) -> list[Item]:
+        """The embedding or the head under the teacher's names, without the output matrix."""
+        model, source = self.teacher, self._owner(owner)
+        items = []
+        for name in getattr(source.layout, part):
+            if name != source.layout.output_matrix:
+                new = translate(name, source.layout.stack, model.layout.stack)
+                tensor = source.tensors[name]
+                items.append(Item(new, tensor, _dtype(tensor, model.tensors[new], target)))
+        return items
+
+    def _matrices(self, member: Member, target: str | None) -> tuple[Item | None, Item | None]:
+        """Embedding and output matrix: the two that may be one."""
+        source, model = self._owner(member.embedding).token_table, self.teacher.token_table
+        table = output = None
+        if source is not None and model is not None:
+            table = Item(model.name, source, _dtype(source, model, target))
+        source, model = self._owner(member.head).output_matrix, self.teacher.output_matrix
+        if source is not None and model is not None:
+            output = Item(self._output_name(), source, _dtype(source, model, target))
+        return table, output
+
+    def _output_name(self) -> str:
+        teacher, student = self.teacher.layout, self.student.layout
+        if teacher.output_matrix is not None:
+            return teacher.output_matrix
+        if student.output_matrix is not None:
+            return translate(student.output_matrix, student.stack, teacher.stack)
+        return output_matrix_name(str(text_config(self.teacher.config).get("model_type")))
+
+    def _same(self, table: Item, output: Item) -> bool:
+        if table.source == output.source:
+            return True
+        if table.source.shape != output.source.shape or table.dtype != output.dtype:
+            return False
+        if (table, output) not in self._known:
+            self._known[table, output] = self._equal(table, output)
+        return self._known[table, output]
+
+
+def _dtype(tensor: Tensor, model: Tensor, target: str | None) -> str:
+    """The dtype a tensor is written in: the wanted one, or that of the teacher's counterpart."""
+    if tensor.dtype in FLOATS and model.dtype in FLOATS:
+        return target or model.dtype
+    return tensor.dtype
+
+
+def _set_dtype(config: Config, dtype: str) -> None:
+    # transformers 5 writes "dtype", its predecessors "torch_dtype"; nested configs have their own.
+    for part in (config, text_config(config)):
+        for key in ("dtype", "torch_dtype"):
+            if key in part:
+                part[key] = dtype

@@ -1,0 +1,139 @@
+"""`boomerang build`: a member of the family as a standard checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+_CHOICE = "Which member (exactly one)"
+_MEMORY = "With --memory"
+
+
+def build(
+    teacher: options.Teacher,
+    student: options.Student,
+    out: Annotated[Path, typer.Argument(help="The directory to write.")],
+    patch: Annotated[
+        int | None,
+        typer.Option(
+            help="How many blocks of teacher layers to put back.", rich_help_panel=_CHOICE
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(help="The largest with at most so many layers.", rich_help_panel=_CHOICE),
+    ] = None,
+    params: Annotated[
+        str | None,
+        typer.Option(
+            help="The largest with at most so many parameters: 3.2B.", rich_help_panel=_CHOICE
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="The largest that runs in so much memory: 8GiB.", rich_help_panel=_CHOICE
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="The student layers to replace: 3,7-9.", rich_help_panel=_CHOICE),
+    ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Every member, each in a directory of its own in OUT.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = False,
+    order: options.OrderOption = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="bfloat16, float16 or float32; by default the teacher's."),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of text (default 8192).", rich_help_panel=_MEMORY),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Texts at once.", rich_help_panel=_MEMORY)] = 1,
+    max_shard_size: Annotated[
+        str, typer.Option(help="The most bytes of weights in a file: 5GB.")
+    ] = "50GB",
+    overwrite: options.Overwrite = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Upload the result to this repository as well.")
+    ] = None,
+) -> None:
+    """Write a member of the family as a checkpoint that any tool for the teacher reads."""
+    from ..build import choose_member, member_directory, write_member
+    from ..checkpoint.family import FamilyOnDisk
+    from ..checkpoint.output import check_free
+    from ..errors import LayerMapError
+    from ..hub import push
+
+    choices = (patch, layers, params, memory, blocks)
+    if everything and any(choice is not None for choice in choices):
+        raise LayerMapError("goes with no other choice of a member", where="--all")
+    if not everything:
+        check_free(out, overwrite=overwrite)
+    family = FamilyOnDisk.open(teacher, student)
+    if everything:
+        members = family.members(order)
+        targets = [member_directory(family, member, out) for member in members]
+        for target in targets:
+            check_free(target, overwrite=overwrite)
+    else:
+        member, reason = choose_member(
+            family,
+            patch=patch,
+            num_layers=layers,
+            params=params,
+            memory=memory,
+            blocks=None if blocks is None else options.layer_list(blocks, "--blocks"),
+            order=order,
+            context=context,
+            batch=batch,
+            dtype=dtype,
+        )
+        typer.echo(reason, err=True)
+        members, targets = (member,), [out]
+    for member, target in zip(members, targets, strict=True):
+        write_member(
+            family,
+            member,
+            target,
+            order=order,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            overwrite=overwrite,
+            progress=_progress,
+        )
+        typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}")
+        if push_to_hub is not None:
+            suffix = target.name.removeprefix(out.name) if everything else ""
+            push(target, f"{push_to_hub}{suffix}")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("Writing"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Writing", total=total)
+        yield lambda written: progress.update(task, advance=written)

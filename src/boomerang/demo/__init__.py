@@ -1,0 +1,1 @@
+"""The embedded teacher and text, and the demo run."""

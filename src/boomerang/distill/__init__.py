@@ -1,0 +1,41 @@
+"""Distillation: the recipe, the text, the losses, the module that runs both models, the trainer.
+
+Importing this package is cheap; torch and transformers come with the first use.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+__all__ = ["Recipe", "distill"]
+
+
+def distill(recipe: Recipe | str | Path) -> Path:
+    """Distil a student as a recipe says; see `boomerang.distill.run.distill`.
+
+    Args:
+        recipe: A `Recipe`, or the path of one in YAML.
+
+    Returns:
+        The output directory: a plain transformers checkpoint with `student_config.json`,
+        `recipe.yaml` and `log.jsonl`. An interrupted run is continued, a finished one left as it
+        is.
+
+    Raises:
+        BoomerangError: A mistake in the recipe, the models, the text or the output.
+    """
+    from .run import distill as run
+
+    return run(recipe)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Recipe":
+        from .recipe import Recipe
+
+        return Recipe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

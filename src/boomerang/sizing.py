@@ -1,0 +1,204 @@
+"""How large every member of a family is, and which one fits what a user has.
+
+Parameters and weights are counted on the plan of the very files that `build` would write. The KV
+cache follows from the config. What else a running model needs is estimated: `OVERHEAD` of its
+weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .architecture.cache import layer_caches
+from .architecture.config import Config, text_config
+from .architecture.names import is_matrix
+from .checkpoint.header import DTYPE_BITS
+from .checkpoint.plan import DTYPES, Pair, Plan
+from .errors import ArchitectureError, BoomerangError, LayerMapError
+from .layers import Member
+from .units import show_bytes, show_count
+
+# Activations, workspaces and what an allocator loses, as a share of the weights.
+OVERHEAD = 0.1
+
+DEFAULT_CONTEXT = 8192
+
+_ROUTED = re.compile(r"(?:^|\.)experts\.")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of one member.
+
+    Args:
+        member: Which one.
+        parameters: Numbers stored; tied matrices count once.
+        parameters_without_embeddings: The same without embedding tables and output matrix.
+        active_parameters: Those a token passes: with a mixture of experts, only the experts chosen
+            for it. None where the config does not say how many are chosen.
+        bytes: Of the weights.
+        kv_bytes_per_token: What the KV cache grows by with each token while that is within all
+            sliding windows; None where the cache of the architecture is not known.
+        kv_bytes: The KV cache for the whole context and batch, or None.
+        memory: Bytes needed to run it: weights, KV cache and `OVERHEAD` of the weights; or None.
+    """
+
+    member: Member
+    parameters: int
+    parameters_without_embeddings: int
+    active_parameters: int | None
+    bytes: int
+    kv_bytes_per_token: int | None
+    kv_bytes: int | None
+    memory: int | None
+
+    def row(self) -> dict[str, Any]:
+        """The size as JSON."""
+        numbers = {key: value for key, value in asdict(self).items() if key != "member"}
+        member = self.member
+        return {
+            "patch": member.patch,
+            "patched": list(member.patched),
+            "num_layers": member.num_layers,
+            **numbers,
+        }
+
+
+def member_sizes(
+    pair: Pair,
+    members: Iterable[Member],
+    *,
+    dtype: str | None = None,
+    context: int | None = None,
+    batch: int = 1,
+) -> list[Size]:
+    """The size of members of a family.
+
+    Args:
+        pair: Teacher and student.
+        members: Which members.
+        dtype: torch's name of the dtype of weights and cache; by default the teacher's.
+        context: Tokens in the KV cache; by default `default_context` of the teacher.
+        batch: Texts at once.
+
+    Raises:
+        BoomerangError: `context` or `batch` is less than one.
+        CheckpointError, ConfigError: As `Pair.plan`.
+    """
+    config = pair.teacher.config
+    context = default_context(config) if context is None else context
+    for name, value in (("context", context), ("batch", batch)):
+        if value < 1:
+            raise BoomerangError(f"is {value}", where=name, fix="give at least 1")
+    return [_size(pair.plan(member, dtype), config, context, batch) for member in members]
+
+
+def default_context(config: Config) -> int:
+    """The text length that memory is stated for: 8192 tokens, or the most the model takes."""
+    text = text_config(config)
+    longest = text.get("max_position_embeddings") or text.get("n_positions")
+    return min(DEFAULT_CONTEXT, longest) if isinstance(longest, int) else DEFAULT_CONTEXT
+
+
+def choose(
+    sizes: Sequence[Size],
+    *,
+    num_layers: int | None = None,
+    params: int | None = None,
+    memory: int | None = None,
+) -> tuple[Size, str]:
+    """The largest member within exactly one limit.
+
+    Args:
+        sizes: Members, from student to teacher.
+        num_layers: The most layers.
+        params: The most stored parameters.
+        memory: The most bytes of memory to run it.
+
+    Returns:
+        Its size, and one line that says why it was chosen.
+
+    Raises:
+        LayerMapError: Nothing fits; the message names the smallest member's need.
+        ArchitectureError: `memory` is given and the architecture's KV cache is not known.
+    """
+    spell: Callable[[int], str]
+    if num_layers is not None:
+        needs, limit = [size.member.num_layers for size in sizes], num_layers
+        what, spell = "layers", str
+    elif params is not None:
+        needs, limit = [size.parameters for size in sizes], params
+        what, spell = "parameters", show_count
+    elif memory is not None:
+        needs, limit = [_memory(size) for size in sizes], memory
+        what, spell = "of memory", show_bytes
+    else:
+        raise AssertionError("no limit given")
+    # The last of equals: members are listed from student to teacher.
+    fitting = [i for i, need in enumerate(needs) if need <= limit]
+    if not fitting:
+        smallest = min(range(len(sizes)), key=needs.__getitem__)
+        raise LayerMapError(
+            f"nothing fits {spell(limit)} {what}: the smallest member "
+            f"({sizes[smallest].member.num_layers} layers) needs {spell(needs[smallest])}"
+        )
+    best = max(fitting, key=lambda i: (sizes[i].member.num_layers, i))
+    chosen = sizes[best].member
+    line = (
+        f"patch {chosen.patch} of {chosen.layers.max_patch}, {chosen.num_layers} of "
+        f"{chosen.layers.num_layers} layers: needs {spell(needs[best])} of {spell(limit)} {what}"
+    )
+    if best + 1 < len(sizes):
+        line += f", the next size {spell(needs[best + 1])}"
+    return sizes[best], line
+
+
+def _memory(size: Size) -> int:
+    if size.memory is None:
+        raise ArchitectureError(
+            "the KV cache of this architecture is not known", fix="choose by parameters or layers"
+        )
+    return size.memory
+
+
+def _size(plan: Plan, config: Config, context: int, batch: int) -> Size:
+    weights = plan.length
+    parameters = sum(item.source.elements for item in plan.items)
+    outside = sum(item.source.elements for item in plan.items if is_matrix(item.name))
+    per_token = kv = memory = None
+    try:
+        caches = [layer_caches(config)[i] for i in plan.member.teacher_layers]
+    except ArchitectureError:
+        pass
+    else:
+        width = DTYPE_BITS[DTYPES[plan.dtype]] // 8 if plan.dtype in DTYPES else 2
+        per_token = width * sum(cache.elements for cache in caches)
+        kv = width * batch * sum(cache.elements * cache.tokens(context) for cache in caches)
+        memory = weights + kv + int(OVERHEAD * weights)
+    return Size(
+        member=plan.member,
+        parameters=parameters,
+        parameters_without_embeddings=parameters - outside,
+        active_parameters=_active(plan, config, parameters),
+        bytes=weights,
+        kv_bytes_per_token=per_token,
+        kv_bytes=kv,
+        memory=memory,
+    )
+
+
+def _active(plan: Plan, config: Config, parameters: int) -> int | None:
+    text = text_config(config)
+    experts = next((text[key] for key in _EXPERTS if isinstance(text.get(key), int)), 0)
+    if experts < 2:
+        return parameters
+    chosen = next((text[key] for key in _CHOSEN if isinstance(text.get(key), int)), None)
+    routed = sum(item.source.elements for item in plan.items if _ROUTED.search(item.name))
+    if chosen is None or not routed:
+        return None
+    return parameters - routed + routed * chosen // experts

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boomerang.distill.recipe import Recipe
+from boomerang.errors import LayerMapError, RecipeError
+
+MINIMAL: dict[str, Any] = {
+    "teacher": "teacher",
+    "keep": [0, 2],
+    "out": "out",
+    "data": {"files": ["a.txt"], "sequence_length": 8},
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**MINIMAL, **changes}.items() if value is not None}
+
+
+def test_defaults_are_the_papers() -> None:
+    recipe = Recipe.parse(MINIMAL)
+    loss = recipe.loss
+    assert (loss.ce, loss.kl, loss.alignment, loss.temperature) == (1, 0.1, 2, 1)
+    assert (loss.distance, recipe.mode, recipe.switch, recipe.mirror) == ("cosine", "clean", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (changed(tempreature=1), ["tempreature", "unknown key"]),
+        (changed(loss={"klx": 1}), ["loss.klx", "did you mean kl?"]),
+        (changed(loss={"weight": 1}), ["loss.weight", "ce, kl, alignment"]),
+        (changed(loss={"ce": 0, "kl": 0, "alignment": 0}), ["loss", "all 0"]),
+        (changed(loss={"ce": -1}), ["loss.ce", "greater than or equal to 0", "-1"]),
+        (changed(loss={"temperature": 0}), ["loss.temperature", "greater than 0"]),
+        (changed(loss={"distance": "euclid"}), ["loss.distance", "cosine"]),
+        (changed(teacher=None), ["teacher", "missing"]),
+        (changed(student="s"), ["student", "keep", "just one"]),
+        (changed(keep=None), ["student", "keep", "just one"]),
+        (changed(keep={"every": 2, "frist": 1}), ["keep.frist", "first"]),
+        (changed(switch=0.7, mirror=0.7), ["switch + mirror"]),
+        (changed(switch=1.5), ["switch", "less than or equal to 1"]),
+        (changed(freeze=["layers"]), ["freeze", "embedding", "head"]),
+        (changed(mode="reference"), ["data.packing"]),
+        (changed(data={"files": [], "sequence_length": 8}), ["data.files"]),
+        (changed(training={"learning_rte": 1}), ["training", "did you mean learning_rate?"]),
+        (changed(training={"output_dir": "x"}), ["training", "output_dir", "`out`"]),
+    ],
+)
+def test_mistakes_are_named_in_one_line(content: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as error:
+        Recipe.parse(content, where="recipe.yaml")
+    message = str(error.value)
+    assert message.startswith("recipe.yaml: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_what_is_saved_is_what_was_loaded(tmp_path: Path) -> None:
+    recipe = Recipe.parse(changed(freeze=["head"], training={"max_steps": 3}, switch=0.25))
+    recipe.save(tmp_path / "recipe.yaml")
+    assert Recipe.load(tmp_path / "recipe.yaml") == recipe
+
+
+def test_overrides_reach_nested_keys_and_read_numbers_as_people_do(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    Recipe.parse(MINIMAL).save(path)
+    recipe = Recipe.load(
+        path,
+        ["loss.kl=1", "training.learning_rate=2e-3", "keep={every: 2, last: 1}", "freeze=[head]"],
+    )
+    assert recipe.loss.kl == 1
+    assert recipe.training["learning_rate"] == 2e-3
+    assert recipe.freeze == ["head"]
+    assert recipe.layers(6).kept == (0, 2, 4, 5)
+
+
+@pytest.mark.parametrize("override", ["loss.kl", "=1", "teacher.name=x", "loss.kl=[", "nothing=1"])
+def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "r.yaml"
+    Recipe.parse(MINIMAL).save(path)
+    with pytest.raises(RecipeError):
+        Recipe.load(path, [override])
+
+
+@pytest.mark.parametrize("text", ["- 1", "a: [", ""])
+def test_files_that_are_no_recipe_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        Recipe.load(path)
+    with pytest.raises(RecipeError, match=r"none\.yaml"):
+        Recipe.load(tmp_path / "none.yaml")
+
+
+def test_recipes_differ_in_what_they_say_not_in_where_they_write() -> None:
+    one = Recipe.parse(MINIMAL)
+    assert one.differences(Recipe.parse(changed(out="elsewhere"))) == []
+    assert one.differences(Recipe.parse(changed(seed=1, mirror=0.5))) == ["mirror", "seed"]
+
+
+def test_kept_layers_must_fit_the_teacher() -> None:
+    with pytest.raises(LayerMapError):
+        Recipe.parse(changed(keep=[0, 9])).layers(6)
