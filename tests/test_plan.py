@@ -91,6 +91,24 @@ def test_layers_for_further_tokens_are_left_out() -> None:
     assert layout.head == ("lm_head.weight", "model.norm.weight")
 
 
+def test_layers_for_further_tokens_are_not_announced_either(tmp_path: Path) -> None:
+    teacher, student = save_pair(tmp_path, "llama")
+    change_weights(teacher, add("model.layers.7.eh_proj.weight"))
+    change_json(teacher / "config.json", num_nextn_predict_layers=1)
+    found = built(teacher, student, tmp_path / "out", patch=3)
+    assert not any("layers.7." in name for name in found)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_nextn_predict_layers"] == 0
+
+
+@pytest.mark.parametrize("count", [10**12, 0, -1, True, 2.0, "7", None])
+def test_an_absurd_number_of_layers_is_refused(count: object, tmp_path: Path) -> None:
+    teacher, student = save_pair(tmp_path, "llama")
+    change_json(teacher / "config.json", num_hidden_layers=count)
+    with pytest.raises(BoomerangError):
+        boomerang.build(teacher, student, tmp_path / "out", patch=1)
+
+
 def test_buffers_are_left_out_and_a_bias_of_their_name_is_not() -> None:
     dropped = {
         "h.0.attn.bias": (1, 1, 4, 4),

@@ -58,10 +58,13 @@ _WRITTEN_OUT_AS = {
 PER_LAYER_LISTS = _ENTRY_PER_LAYER | _LAYER_INDICES
 PERIODIC_RULES = frozenset(_WRITTEN_OUT_AS)
 
+# How many layers for multi-token prediction follow the model's own; transformers does not run them.
+FURTHER_TOKEN_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers")
+
 # Keys whose names look as if they spoke of layers, and do not.
 _HARMLESS = re.compile(
     r"layer_?norm|norm_layer|layer_?drop|layer_scale_init|^use_weighted_layer_sum$|hidden_layers$"
-    r"|^n_layers?$|^num_layers$|^vocab_size_per_layer_input$|^num_nextn_predict_layers$|^mtp_|^num_mtp_layers$"
+    r"|^n_layers?$|^num_layers$|^vocab_size_per_layer_input$|^mtp_"
 )
 _SPEAKS_OF_LAYERS = re.compile(
     r"layer|depth|pattern|_interval$|_period$|_offset$|every_n|sparse_step|_idxs?$|kv_shared"
@@ -100,10 +103,11 @@ def num_layers(config: Config) -> int:
     """
     text = text_config(config)
     found = {key: text[key] for key in DEPTH_KEYS if text.get(key) is not None}
-    values = set(found.values())
-    count = next(iter(values), None)
-    if len(values) != 1 or isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    count = next(iter(found.values()), None)
+    is_count = isinstance(count, int) and not isinstance(count, bool) and count > 0
+    if not is_count or any(value != count for value in found.values()):
         raise ConfigError(f"the number of layers is unclear: {found}", where="config.json")
+    assert isinstance(count, int)
     return count
 
 
@@ -126,7 +130,12 @@ def member_config(teacher: Config, teacher_layers: Sequence[int], *, tied: bool)
     text = text_config(config)
     for key in list(text):
         if key in text:
-            _carry_over(text, key, teacher_layers, total)
+            try:
+                _carry_over(text, key, teacher_layers, total)
+            except ConfigError:
+                raise
+            except (TypeError, ValueError):
+                raise ConfigError(f"is {_short(text[key])}, of another kind", where=key) from None
     for key in DEPTH_KEYS:
         if text.get(key) is not None:
             text[key] = len(teacher_layers)
@@ -244,6 +253,13 @@ def _attention_types(text: Config, layers: Sequence[int], total: int) -> None:
     text["attention_types"] = [[[unrolled[i]], 1] for i in layers]
 
 
+def _no_further_tokens(text: Config, layers: Sequence[int], total: int) -> None:
+    """Layers that predict further tokens are not carried over: they fit one depth only."""
+    for key in FURTHER_TOKEN_LAYERS:
+        if text.get(key) is not None:
+            text[key] = 0
+
+
 _SPECIAL: dict[str, Callable[[Config, Sequence[int], int], None]] = {
     "decoder_sparse_step": _dense_layers,
     "mlp_only_layers": _done_with_sparse_step,
@@ -251,6 +267,8 @@ _SPECIAL: dict[str, Callable[[Config, Sequence[int], int], None]] = {
     "moe_layer_end_index": _moe_end,
     "per_layer_config": _per_layer_config,
     "attention_types": _attention_types,
+    "num_nextn_predict_layers": _no_further_tokens,
+    "num_mtp_layers": _no_further_tokens,
 }
 
 

@@ -19,7 +19,7 @@ from .config import PER_LAYER_LISTS, PERIODIC_RULES, Config, text_config
 _SCRIPT = """
 import json, sys
 from transformers import AutoConfig
-config = AutoConfig.from_pretrained(sys.argv[1], local_files_only=True)
+config = AutoConfig.from_pretrained(sys.argv[1], local_files_only=True, trust_remote_code=False)
 print(json.dumps(config.to_dict(), default=str))
 """
 
@@ -70,7 +70,9 @@ def leaves_types_open(config: Config) -> bool:
 def _expanded(directory: Path) -> Config:
     # -P: no module is taken from the working directory.
     command = [sys.executable, "-P", "-c", _SCRIPT, str(directory)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if result.returncode != 0:
         reason = result.stderr.strip().splitlines()
         raise ConfigError(

@@ -181,8 +181,12 @@ def _is_dropped(name: str, shape: tuple[int, ...]) -> bool:
 def _stack(
     groups: Mapping[str, Mapping[int, list[str]]], count: int, extra: int, where: object
 ) -> str:
-    wanted = {frozenset(range(count)), frozenset(range(count + extra))}
-    found = [prefix for prefix, members in groups.items() if frozenset(members) in wanted]
+    # The config's numbers may be absurd: nothing of their size is made.
+    found = [
+        prefix
+        for prefix, members in groups.items()
+        if len(members) in (count, count + extra) and max(members) == len(members) - 1
+    ]
     if len(found) == 1:
         return found[0]
     if found:
@@ -194,9 +198,9 @@ def _stack(
     largest = max(groups, key=lambda prefix: len(groups[prefix]), default=None)
     if largest is None:
         raise ArchitectureError("has no numbered layers among its tensors", where=where)
-    missing = sorted(set(range(count)) - set(groups[largest]))
-    extras = sorted(set(groups[largest]) - set(range(count)))
-    detail = f"layer {missing[0]} is missing" if missing else f"layer {extras[0]} is one too many"
+    members = groups[largest]
+    missing = next((i for i in range(count) if i not in members), None)
+    detail = f"layer {count} is one too many" if missing is None else f"layer {missing} is missing"
     raise ArchitectureError(
         f"has no group of the {count} layers its config speaks of: in {largest}* {detail}",
         where=where,

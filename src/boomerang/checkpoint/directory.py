@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..architecture.config import Config, num_layers, text_config
+from ..architecture.config import FURTHER_TOKEN_LAYERS, Config, num_layers, text_config
 from ..architecture.expand import with_layer_types
 from ..architecture.names import Layout, read_layout
 from ..errors import CheckpointError
@@ -103,10 +103,7 @@ def layout_of(config: Config, tensors: Mapping[str, Tensor], where: object) -> L
     Raises:
         ConfigError, ArchitectureError: The architecture is not supported.
     """
-    extra = text_config(config).get("num_nextn_predict_layers")
-    return read_layout(
-        {name: tensor.shape for name, tensor in tensors.items()},
-        num_layers(config),
-        extra_layers=extra if isinstance(extra, int) and 0 < extra < 100 else 0,
-        where=where,
-    )
+    text = text_config(config)
+    extra = next((text[key] for key in FURTHER_TOKEN_LAYERS if isinstance(text.get(key), int)), 0)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return read_layout(shapes, num_layers(config), extra_layers=max(0, extra), where=where)

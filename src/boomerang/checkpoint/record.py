@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..errors import CheckpointError
 from .identity import Identity
+from .jsonfile import read_json_object
 from .output import write_json
 from .plan import Plan
 
@@ -53,3 +55,56 @@ def write_record(
         "tools": {"boomerang": __version__},
     }
     write_json(directory / FILE_NAME, content)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `boomerang.json` says a member was made of.
+
+    Args:
+        teacher: The teacher, as `resolve` takes it: a directory, or a hub id with its revision.
+        student: The same of the student.
+        num_teacher_layers: N.
+        kept: The teacher layers the student was cut from.
+        patched: The patched student layers.
+    """
+
+    teacher: str
+    student: str
+    num_teacher_layers: int
+    kept: tuple[int, ...]
+    patched: tuple[int, ...]
+
+
+def read_record(directory: Path) -> Record:
+    """Read a member's `boomerang.json`.
+
+    Raises:
+        CheckpointError: It is missing, of another schema version, or lacks what it should say.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        raise CheckpointError(
+            f"has no {FILE_NAME}", where=directory, fix="name a directory made by `boomerang build`"
+        )
+    content = read_json_object(path)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"has schema version {content.get('schema_version')!r}, not {SCHEMA_VERSION}",
+            where=path,
+        )
+    try:
+        return Record(
+            teacher=_reference(content["teacher"]),
+            student=_reference(content["student"]),
+            num_teacher_layers=content["num_teacher_layers"],
+            kept=tuple(content["kept_layers"]),
+            patched=tuple(content["patched_layers"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"is not as it was written ({error!r})", where=path) from None
+
+
+def _reference(identity: dict[str, str | None]) -> str:
+    name, revision = str(identity["id"]), identity["revision"]
+    return name if revision is None else f"{name}@{revision}"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError, LayerMapError
 from ..layers import LayerMap, Order
+from .jsonfile import read_json_object
+from .weights import inside
 
 FILE_NAME = "student_config.json"
 
@@ -33,16 +35,11 @@ def read_student_config(directory: Path) -> tuple[LayerMap, tuple[int, ...] | No
         CheckpointError: The file is missing, unreadable or contradicts itself.
     """
     path = directory / FILE_NAME
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         raise CheckpointError(
             f"has no {FILE_NAME}", where=directory, fix="name a directory made by `boomerang init`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot be read as JSON ({error})", where=path) from None
-    if not isinstance(content, dict):
-        raise CheckpointError("is no JSON object", where=path)
+        )
+    content = read_json_object(inside(directory, FILE_NAME))
     kept = _layer_list(content, "copied_teacher_layers", path)
     pruned = _layer_list(content, "pruned_teacher_layers", path)
     try:

@@ -15,6 +15,7 @@ from .evaluate import evaluate
 from .generate import generate
 from .init import init
 from .sizes import sizes
+from .verify import verify
 
 app = typer.Typer(
     name="boomerang",
@@ -33,6 +34,7 @@ app.command(rich_help_panel=_MAKE)(distill)
 app.command(rich_help_panel=_CHOOSE)(sizes)
 app.command(rich_help_panel=_CHOOSE)(generate)
 app.command(rich_help_panel=_CHOOSE)(build)
+app.command(rich_help_panel=_CHOOSE)(verify)
 app.command(rich_help_panel=_MEASURE)(evaluate)
 app.command(rich_help_panel=_MEASURE)(demo)
 

@@ -1,0 +1,40 @@
+"""`boomerang verify`: is a built member the model its plan says?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="A directory made by `boomerang build`.")],
+    teacher: Annotated[
+        str | None, typer.Option(help="Where the teacher is now, if it has moved.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Where the student is now, if it has moved.")
+    ] = None,
+    device: options.Device = "auto",
+    attn_implementation: options.Attention = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Load a built member as a user would and compare it with the same member in memory."""
+    from ..checkpoint.record import read_record
+
+    read_record(directory)
+    kwargs = options.model_kwargs(device, None, attn_implementation, trust_remote_code)
+
+    from ..verify import verify as run
+
+    result = run(directory, teacher=teacher, student=student, **kwargs)
+    if not result.passed:
+        typer.echo(f"{directory}: FAIL: {result.difference}")
+        raise typer.Exit(1)
+    typer.echo(
+        f"{directory}: pass: {result.tensors} tensors, the logits and {result.tokens} greedy "
+        "tokens equal those of the member in memory"
+    )

@@ -1,0 +1,100 @@
+"""Every member of every architecture, built and loaded as a user would; what is wrong is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from boomerang import Family, build
+from boomerang.checkpoint.record import read_record
+from boomerang.cli import app
+from boomerang.errors import CheckpointError, LayerMapError
+from boomerang.loading import load_model
+from boomerang.verify import compare, verify
+from disk import save_models, save_pair
+from tiny_models import ARCHITECTURES, tiny_pair
+
+ORDERS = ("last-to-first", "first-to-last")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_member_along_both_orders_passes(name: str, tmp_path: Path) -> None:
+    teacher, student = save_pair(tmp_path, name)
+    family = Family.from_pretrained(teacher, student)
+    members = {m for order in ORDERS for m in family.layers.members(order=order)}
+    for number, member in enumerate(sorted(members, key=lambda m: m.patched)):
+        out = build(teacher, student, tmp_path / str(number), blocks=member.patched)
+        result = compare(load_model(out), family, read_record(out))
+        assert result.passed, result.difference
+        assert result.tensors > 10
+        assert result.tokens == 16
+
+
+@pytest.fixture(scope="module")
+def member(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("verify")
+    teacher, student = save_pair(directory, "qwen3")
+    return build(teacher, student, directory / "member", patch=1)
+
+
+def altered(member: Path, tmp_path: Path, name: str, change: object) -> Path:
+    """A copy of a member in which one tensor is changed."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in member.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    weights = load_file(member / "model.safetensors")
+    weights[name] = change(weights[name])  # type: ignore[operator]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def test_a_single_wrong_bit_is_named(member: Path, tmp_path: Path) -> None:
+    def flip(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.view(torch.int32)[0, 0] ^= 1
+        return tensor
+
+    name = "model.layers.2.mlp.down_proj.weight"
+    result = verify(altered(member, tmp_path, name, flip))
+    assert result.difference == f"tensor {name} differs"
+
+
+def test_not_a_number_is_reported(tmp_path: Path) -> None:
+    teacher, student, layers = tiny_pair("llama")
+    with torch.no_grad():
+        teacher.model.norm.weight[0] = float("nan")
+    sources = save_models(tmp_path, teacher, student, layers)
+    out = build(*sources, tmp_path / "member", patch=1, order="last-to-first")
+    result = verify(out)
+    assert result.difference is not None
+    assert "not finite" in result.difference
+
+
+def test_the_command_says_pass_or_the_first_difference(member: Path, tmp_path: Path) -> None:
+    passed = CliRunner().invoke(app, ["verify", str(member)])
+    assert passed.exit_code == 0
+    assert "pass" in passed.stdout
+    wrong = altered(member, tmp_path, "lm_head.weight", torch.zeros_like)
+    failed = CliRunner().invoke(app, ["verify", str(wrong)])
+    assert failed.exit_code == 1
+    assert "FAIL: tensor lm_head.weight differs" in failed.stdout
+
+
+def test_a_directory_that_was_not_built_or_another_pair_is_refused(
+    member: Path, stories: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"boomerang\.json"):
+        verify(stories)
+    other = save_models(tmp_path, *tiny_pair("qwen3", kept=(0, 2), num_layers=4))
+    with pytest.raises(LayerMapError):
+        verify(member, teacher=other[0], student=other[1])
+    record = json.loads((member / "boomerang.json").read_text())
+    for key, value in (("schema_version", 99), ("kept_layers", None)):
+        (tmp_path / "boomerang.json").write_text(json.dumps(record | {key: value}))
+        with pytest.raises(CheckpointError):
+            read_record(tmp_path)
