@@ -2,8 +2,9 @@
 
     python benchmarks/fuzz_header.py [CASES]
 
-Starts from good files and changes, cuts, repeats and inserts bytes and fragments of JSON. Anything but
-a `CheckpointError` ends the run with the seed of the case. Prints what happened and the memory it took.
+Starts from good files and changes, cuts, repeats and inserts bytes and fragments of JSON. Anything
+but a `CheckpointError` ends the run with the seed of the case. Prints what happened and the memory
+it took.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from boomerang.checkpoint.header import read_header
 from boomerang.errors import CheckpointError
 
 FRAGMENTS = [
-    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u0000", b"\\ud800", b"null", b"true", b"NaN",
-    b"-1", b"1e999", b"9" * 30, b"\xff", b"\xef\xbb\xbf", b"\x00", b"__metadata__", b"dtype",
-    b'"shape":[2]', b'"data_offsets":[0,8]', b"[" * 3000, b'{"a":' * 3000, b" " * 3000, b"F31",
+    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u0000", b"\\ud800", b"null", b"true",
+    b"NaN", b"-1", b"1e999", b"9" * 30, b"\xff", b"\xef\xbb\xbf", b"\x00", b"__metadata__",
+    b"dtype", b'"shape":[2]', b'"data_offsets":[0,8]', b"[" * 3000, b'{"a":' * 3000, b" " * 3000,
+    b"F31",
 ]  # fmt: skip
 
 

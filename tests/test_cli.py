@@ -61,6 +61,10 @@ def test_every_command_has_a_help_page() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["nonsense"], "nonsense"),
+        (["init", "TEACHER"], "Missing argument"),
+        (["init", "TEACHER", "OUT", "--every", "two"], "--every"),
+        (["init", "TEACHER", "OUT", "--keep", "0,4-2"], "--keep: '4-2' is no range"),
         (["init", "TEACHER", "OUT", "--keep", "0,2-9"], "kept layer 9 is out of range"),
         (["init", "TEACHER", "OUT", "--keep", "0;2"], "--keep: '0;2' is no layer"),
         (["init", "TEACHER", "OUT", "--keep", "0,2", "--every", "2"], "--keep: cannot go with"),

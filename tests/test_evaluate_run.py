@@ -18,7 +18,7 @@ from boomerang.errors import CheckpointError, OutputError, ResultsError
 from boomerang.evaluate import evaluate, members, perplexity
 from boomerang.evaluate.documents import read_documents
 from boomerang.evaluate.members import evaluate_family
-from boomerang.evaluate.results import Row, read_results
+from boomerang.evaluate.results import Row, current, read_results
 from boomerang.evaluate.statistics import paired_difference
 
 LAYERS = LayerMap((0, 2, 4), 5)
@@ -205,3 +205,26 @@ def test_the_content_hash_tells_every_change(tmp_path: Path, stories: Path) -> N
         content_hash(copy)
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         content_hash(tmp_path / "gone")
+
+
+def test_a_member_named_twice_is_measured_once(
+    tmp_path: Path, stories: Path, student: Path, text: Path
+) -> None:
+    settings = {"texts": [text], **SETTINGS}
+    rows = evaluate(stories, student, tmp_path / "out", members=[0, 0, 2], **settings)
+    measured = [row for row in rows if row.metric == "perplexity"]
+    assert [row.member for row in measured] == [(), (0, 1, 2)]
+    every = evaluate(stories, student, tmp_path / "other", **settings)
+    assert {row for row in measured} <= set(every)
+
+
+def test_a_difference_is_to_the_next_smaller_size_whatever_is_asked_for(
+    tmp_path: Path, stories: Path, student: Path, text: Path
+) -> None:
+    settings = {"texts": [text], **SETTINGS}
+    first = evaluate(stories, student, tmp_path / "out", **settings)
+    for chosen in ([0, 2], [2], None):
+        evaluate(stories, student, tmp_path / "out", members=chosen, **settings)
+    assert current(read_results(tmp_path / "out")) == first
+    alone = evaluate(stories, student, tmp_path / "alone", members=[0, 2], **settings)
+    assert _values(alone, "perplexity_difference") == []

@@ -150,6 +150,25 @@ def test_a_change_of_the_student_shows_in_members_alive() -> None:
     assert not torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_member_is_in_the_teacher_s_mode_throughout(training: bool) -> None:
+    teacher, student, layers = tiny_pair("llama")
+    teacher.train(training)
+    student.train(not training)
+    model = Family(teacher, student, layers).model(blocks=[0])
+    assert {module.training for module in model.modules()} == {training}
+    assert {module.training for module in student.modules()} == {not training}
+
+
+def test_ties_are_compared_again_after_a_change() -> None:
+    teacher, student, layers = tiny_pair("llama", tied=True)
+    family = Family(teacher, student, layers)
+    assert not family.model(blocks=[3]).config.tie_word_embeddings
+    with torch.no_grad():
+        student.get_input_embeddings().weight.copy_(teacher.get_input_embeddings().weight)
+    assert family.model(blocks=[3]).config.tie_word_embeddings
+
+
 def test_observers_of_a_model_stay_with_it() -> None:
     teacher, student, layers = tiny_pair("llama")
     calls = []

@@ -151,6 +151,8 @@ def test_one_layer_blocks_move_along_where_patching_starts() -> None:
         ([1, 2], "start at 1"),
         ([0, 1.5], "whole numbers"),
         ([False, 1], "whole numbers"),
+        (5, "list of whole numbers"),
+        (None, "list of whole numbers"),
     ],
 )
 def test_invalid_kept_lists_are_refused(kept: list[int], message: str) -> None:
@@ -176,8 +178,11 @@ def test_an_order_is_read_from_a_json_file(tmp_path: Path) -> None:
 
 def test_patch_and_blocks_are_checked() -> None:
     layers = LayerMap([0, 2, 4], 6)
-    for wrong in ({"patch": 4}, {"patch": -1}, {"blocks": {3}}, {"blocks": [1, 1]}, {}):
+    for wrong in ({"patch": 4}, {"patch": -1}, {"blocks": {3}}, {"blocks": [1, 1]}, {},
+                  {"blocks": 3}, {"blocks": [1, "a"]}, {"patch": 1, "order": 3}):  # fmt: skip
         with pytest.raises(LayerMapError):
             layers.member(**wrong)
+    with pytest.raises(LayerMapError, match="num_layers is 0"):
+        LayerMap([0], 0)
     with pytest.raises(LayerMapError, match="just one"):
         layers.member(patch=1, blocks={1})

@@ -84,6 +84,23 @@ def test_missing_ends_are_refused() -> None:
         read_layout(shapes("model.embed_tokens.weight", "model.layers.0.a"), 1, where="x")
 
 
+def test_the_output_matrix_in_its_forms() -> None:
+    layers = ["model.layers.0.a", "model.norm.weight", "model.embed_tokens.weight"]
+    for names, matrix, packed in (
+        ([], None, False),
+        (["lm_head.weight", "lm_head.bias"], "lm_head.weight", False),
+        (["lm_head.bias"], None, False),
+        (["lm_head.dense.weight", "lm_head.norm.weight"], None, False),
+        (["lm_head.dense.weight", "decoder.weight", "decoder.bias"], "decoder.weight", False),
+        (["lm_head.qweight", "lm_head.scales"], None, True),
+        (["lm_head.weight", "lm_head.weight_scale"], "lm_head.weight", False),
+    ):
+        layout = read_layout(shapes(*layers, *names), 1, where="x")
+        assert (layout.output_matrix, layout.packed_output) == (matrix, packed)
+    with pytest.raises(ArchitectureError, match="decoder"):
+        read_layout(shapes(*layers, "lm_head.decoder.weight"), 1, where="x")
+
+
 def test_layers_for_further_tokens_are_left_out() -> None:
     names = [f"model.layers.{i}.a" for i in range(3)] + ["mtp.layers.0.a", "model.mtp.b"]
     layout = read_layout(shapes(*DECODER, *names), 2, extra_layers=1, where="x")

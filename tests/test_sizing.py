@@ -1,4 +1,4 @@
-"""Sizes: the paper's figures from configs alone, the files' own from headers, and caches by kind."""
+"""Sizes: the paper's figures from configs alone, the files' own from headers, caches by kind."""
 
 from __future__ import annotations
 

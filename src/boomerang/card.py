@@ -109,7 +109,7 @@ def _front_matter(licence: dict[str, Any], teacher: Identity, student: Identity)
     import yaml
 
     # A hub page can only point at models on the hub.
-    bases = [who.id for who in (teacher, student) if _is_on_hub(who)]
+    bases = [who.id for who in (teacher, student) if who.revision is not None]
     front: dict[str, Any] = {
         **licence,
         "library_name": "transformers",
@@ -121,10 +121,6 @@ def _front_matter(licence: dict[str, Any], teacher: Identity, student: Identity)
         front["base_model_relation"] = "merge"
     text: str = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     return text
-
-
-def _is_on_hub(who: Identity) -> bool:
-    return who.id.count("/") == 1 and not Path(who.id).exists()
 
 
 def _spell(who: Identity) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .architecture.modules import find_parts, layer_stack
-from .architecture.shell import assemble, same_tensor
+from .architecture.shell import assemble, is_tied, same_tensor
 from .checkpoint.resolve import resolve
 from .checkpoint.student_config import read_student_config
 from .errors import ArchitectureError, LayerMapError
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class Family:
     """The family of models that one teacher and one student span.
 
+    The two models are left as they are; `from_pretrained`, which owns what it loads, also drops
+    every student tensor outside the layers that equals the teacher's.
+
     Members are made on demand over the two models' own tensors: making one costs milliseconds and
     no weight memory, and a change of the student's weights shows in every member at once.
 
@@ -32,7 +35,7 @@ class Family:
         teacher: The live teacher; quantised or spread over devices as the caller likes.
         student: The live student.
         layers: The teacher layers the student was cut from.
-        order: The default order of patching; by default `default_order(teacher)`.
+        order: The default order of patching; by default `default_order_for` its config.
 
     Raises:
         ArchitectureError: The two models are of different architecture, width or vocabulary.
@@ -51,7 +54,8 @@ class Family:
         self.teacher = teacher
         self.student = student
         self.layers = layers
-        self.order: Order = default_order(teacher) if order is None else order
+        self.order: Order = default_order_for(teacher.config.to_dict()) if order is None else order
+        self._ties: dict[tuple[object, ...], bool] = {}
         _check_pair(teacher, student, layers)
 
     @classmethod
@@ -65,8 +69,6 @@ class Family:
     ) -> Family:
         """Load both models from safetensors.
 
-        Every student tensor outside the layers that equals the teacher's is dropped for it.
-
         Args:
             teacher: A directory, or a hub id with or without `@revision`.
             student: The same, with a `student_config.json`.
@@ -78,10 +80,12 @@ class Family:
             CheckpointError: A model or the student's plan cannot be read.
             ArchitectureError, LayerMapError, ConfigError: As for `Family`.
         """
-        student_directory = resolve(student)
+        trust = bool(model_kwargs.get("trust_remote_code", False))
+        student_directory = resolve(student, trust_remote_code=trust)
         layers, order = read_student_config(student_directory)
         kwargs = {"device": device, **model_kwargs}
-        teacher_model = load_model(resolve(teacher), dtype=dtype, **kwargs)
+        teacher_directory = resolve(teacher, trust_remote_code=trust)
+        teacher_model = load_model(teacher_directory, dtype=dtype, **kwargs)
         student_model = load_model(student_directory, dtype=teacher_model.dtype, **kwargs)
         family = cls(teacher_model, student_model, layers, order=order)
         _share_equal_tensors(teacher_model, student_model)
@@ -132,16 +136,23 @@ class Family:
             member.teacher_layers,
             embedding=owners[member.embedding],
             head=owners[member.head],
+            tied=self._is_tied(owners[member.embedding], owners[member.head]),
         )
 
+    def _is_tied(self, embedding: PreTrainedModel, head: PreTrainedModel) -> bool:
+        """`is_tied`, compared again only when one of the matrices has changed."""
+        matrices = embedding.get_input_embeddings(), head.get_output_embeddings()
+        key = tuple(_state(getattr(matrix, "weight", None)) for matrix in matrices)
+        if key not in self._ties:
+            self._ties[key] = is_tied(embedding, head)
+        return self._ties[key]
 
-def default_order(teacher: PreTrainedModel) -> str:
-    """The order to patch in when none was measured: the paper's choice.
 
-    First-to-last for models of type llama, last-to-first for all others (arXiv 2510.05064,
-    section 4.1). It is advice about quality alone; every order works on every architecture.
-    """
-    return default_order_for(teacher.config.to_dict())
+def _state(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
+    """What tells one tensor from another, and from itself before it was written to."""
+    if tensor is None:
+        return None
+    return (id(tensor), tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
 
 
 def _check_pair(teacher: PreTrainedModel, student: PreTrainedModel, layers: LayerMap) -> None:

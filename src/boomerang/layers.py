@@ -18,7 +18,7 @@ from typing import Literal
 from .errors import LayerMapError
 
 Owner = Literal["student", "teacher"]
-Order = str | Sequence[int]
+Order = str | Path | Sequence[int]
 
 LAST_TO_FIRST = "last-to-first"
 FIRST_TO_LAST = "first-to-last"
@@ -164,7 +164,7 @@ class LayerMap:
         if (patch is None) == (blocks is None):
             raise LayerMapError("a member is chosen by either patch or blocks", fix="give just one")
         if blocks is not None:
-            return Member(self, _integers(sorted(blocks), "blocks"))
+            return Member(self, tuple(sorted(_integers(blocks, "blocks"))))
         assert patch is not None
         (patch,) = _integers([patch], "patch")
         if not 0 <= patch <= self.max_patch:
@@ -187,7 +187,10 @@ class LayerMap:
         raise AssertionError("unreachable: patch < max_patch leaves a longer block unpatched")
 
     def members(self, order: Order = LAST_TO_FIRST) -> tuple[Member, ...]:
-        """Every member along an order, the student first and the teacher last."""
+        """Every member along an order, the student first and the teacher last.
+
+        A student that keeps every layer spans no sizes: it is the only member then.
+        """
         return tuple(self.member(patch=k, order=order) for k in range(self.max_patch + 1))
 
 
@@ -266,6 +269,10 @@ def order_name(order: Order) -> str:
 
 
 def _integers(values: Iterable[int], name: str, where: object = None) -> tuple[int, ...]:
+    if not isinstance(values, Iterable):
+        raise LayerMapError(
+            f"{name} is {values!r}", where=where, fix="give a list of whole numbers"
+        )
     result = tuple(values)
     for value in result:
         # bool is an int, and a float such as 2.0 in a JSON list is most likely a mistake.
@@ -275,6 +282,8 @@ def _integers(values: Iterable[int], name: str, where: object = None) -> tuple[i
 
 
 def _check_kept(kept: tuple[int, ...], num_layers: int) -> None:
+    if num_layers < 1:
+        raise LayerMapError(f"num_layers is {num_layers}", fix="give at least 1")
     if not kept:
         raise LayerMapError("the list of kept layers is empty", fix="keep at least layer 0")
     if kept[0] < 0 or kept[-1] >= num_layers:

@@ -100,7 +100,8 @@ def init_student(
     source: Path | None = None
     with new_directory(out, overwrite=overwrite) as partial:
         if isinstance(teacher, str | Path):
-            source = resolve(teacher)
+            trust = bool(model_kwargs.get("trust_remote_code", False))
+            source = resolve(teacher, trust_remote_code=trust)
             # The config tells about a wrong plan long before the weights are read.
             _check_depth(read_config(source), layers)
             teacher = load_model(source, **model_kwargs)

@@ -30,6 +30,9 @@ _HEAD = frozenset({
     "output_projection",
 })  # fmt: skip
 
+# What a head may have inside it: directly its tensors, or a transform before the output matrix.
+_HEAD_TRANSFORMS = frozenset({"", "dense", "layer_norm", "norm"})
+
 # The matrices that may be tied, relative to where the stack is.
 _TOKEN_TABLES = tuple(f"{name}.weight" for name in (
     "embed_tokens", "embed_in", "wte", "word_embeddings", "tokens_embed", "embeddings",
@@ -111,7 +114,7 @@ def read_layout(shapes: Shapes, num_layers: int, *, extra_layers: int = 0, where
     inside = {f"{stack}{i}.{rest}" for i, layer in groups[stack].items() for rest in layer}
     outside = [name for name in names if name not in inside]
     before = sorted(name for name in outside if _word(name, stack) in _EMBEDDING)
-    after = sorted(name for name in outside if _word(name, stack) in _HEAD)
+    after = sorted(name for name in outside if _is_head(_relative(name, stack)))
     for name in sorted(set(outside) - set(before) - set(after)):
         raise ArchitectureError(
             f"tensor {name!r:.200} belongs to no known part of a language model",
@@ -125,9 +128,9 @@ def read_layout(shapes: Shapes, num_layers: int, *, extra_layers: int = 0, where
     outputs = [
         name
         for name in after
-        if name.partition(".")[0] in _OUTPUT_MATRICES and not name.endswith(".bias")
+        if name.rpartition(".")[0] in _OUTPUT_MATRICES and not name.endswith(".bias")
     ]
-    matrix = next((n for n in outputs if n.removesuffix(".weight") in _OUTPUT_MATRICES), None)
+    matrix = next((name for name in outputs if name.endswith(".weight")), None)
     return Layout(
         stack=stack,
         layers=tuple(tuple(sorted(groups[stack][i])) for i in range(num_layers)),
@@ -205,6 +208,13 @@ def _stack(
         f"has no group of the {count} layers its config speaks of: in {largest}* {detail}",
         where=where,
     )
+
+
+def _is_head(name: str) -> bool:
+    """Whether a name (relative to the stack) is a final norm's or output matrix's."""
+    word, _, rest = name.partition(".")
+    below = rest.partition(".")[0] if "." in rest else ""
+    return word in _HEAD and below in _HEAD_TRANSFORMS
 
 
 def _relative(name: str, stack: str) -> str:

@@ -60,10 +60,9 @@ def assemble(
     *,
     embedding: PreTrainedModel,
     head: PreTrainedModel,
+    tied: bool | None = None,
 ) -> PreTrainedModel:
     """A model of the skeleton's class made of other models' parts, sharing all their tensors.
-
-    Head and embedding of the new model are tied exactly when they are bitwise equal.
 
     Args:
         skeleton: Gives the class, the config and everything that is no part (rotary tables).
@@ -73,6 +72,8 @@ def assemble(
             increasing; decides on the per-layer entries of the new config.
         embedding: The model whose embedding is used.
         head: The model whose final norm and head are used.
+        tied: Whether the new model's head and embedding are one matrix; by default exactly when
+            they are bitwise equal now, which `is_tied` tells.
 
     Returns:
         A new model in the skeleton's training mode. Neither it nor its config shares mutable state
@@ -83,7 +84,7 @@ def assemble(
         ArchitectureError: The models have no common structure.
     """
     parts = find_parts(skeleton)
-    tied = is_tied(embedding, head)
+    tied = is_tied(embedding, head) if tied is None else tied
     owners = {id(owner): owner for owner, _ in [*layers, (skeleton, 0), (embedding, 0), (head, 0)]}
     configs = _new_configs(skeleton, teacher_layers, tied, owners.values())
     model = _shell(skeleton, configs, leave_out=skeleton.get_submodule(parts.layers))
@@ -98,7 +99,8 @@ def assemble(
     _set_module(model, parts.layers, stack)
     _own_generation_config(model)
     _record_ties(model, tied)
-    return model
+    # Every shell has its own flag: the owners may well be in different modes.
+    return model.train(skeleton.training)
 
 
 def is_tied(embedding: PreTrainedModel, head: PreTrainedModel) -> bool:

@@ -85,14 +85,15 @@ def evaluate_naive(
     Raises:
         BoomerangError: As in `boomerang.evaluate`.
     """
-    teacher = resolve(teacher)
+    trust = bool(model_kwargs.get("trust_remote_code", False))
+    teacher = resolve(teacher, trust_remote_code=trust)
     teacher_hash = content_hash(teacher)
     model = load_model(teacher, dtype=dtype, device=device, **model_kwargs)
     return measure(
         naive_family(model, layers),
         out,
         texts,
-        load_tokenizer(teacher),
+        load_tokenizer(teacher, trust_remote_code=trust),
         teacher_hash=teacher_hash,
         student_hash=cut_hash(teacher_hash, layers),
         series=SERIES,

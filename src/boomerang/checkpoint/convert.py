@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # What can be converted; integers, booleans and quantised numbers are copied as they are.
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
-# Elements at a time: a megabyte of float32, which stays in the processor's cache (four times as fast
-# as pieces that do not).
+# Elements at a time: a megabyte of float32, which stays in the processor's cache (four times as
+# fast as pieces that do not).
 PIECE = 256 * 1024
 
 Convert = Callable[[bytes], bytes]

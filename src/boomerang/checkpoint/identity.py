@@ -23,8 +23,8 @@ class Identity:
     """A checkpoint that went into another one.
 
     Args:
-        id: The directory or hub id as the user named it.
-        revision: The hub's commit where it is known, else the revision the user named.
+        id: The directory or hub id as the user named it, without a revision.
+        revision: The commit of a model from the hub; None for a directory.
         fingerprint: As `fingerprint` computes it.
     """
 
@@ -42,11 +42,10 @@ def identify(reference: str | Path, directory: Path, tensors: Iterable[Tensor]) 
         tensors: Its tensors.
     """
     named = Reference.parse(reference)
-    snapshot = directory.resolve()
-    commit = snapshot.name if snapshot.parent.name == "snapshots" else None
-    if commit is None or not _COMMIT.fullmatch(commit):
-        commit = named.revision
-    return Identity(named.name, commit, fingerprint(directory, tensors))
+    revision = named.revision
+    if not Path(named.name).is_dir() and _COMMIT.fullmatch(directory.name):
+        revision = directory.name
+    return Identity(named.name, revision, fingerprint(directory, tensors))
 
 
 def fingerprint(directory: Path, tensors: Iterable[Tensor]) -> str:

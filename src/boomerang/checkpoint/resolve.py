@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 
-# What a causal language model needs; never pickled weights, never code.
+# What a causal language model needs; never pickled weights, and code only where it is trusted.
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -30,11 +30,12 @@ class Reference:
         return cls(name, revision)
 
 
-def resolve(reference: str | Path) -> Path:
+def resolve(reference: str | Path, *, trust_remote_code: bool = False) -> Path:
     """The local directory of a checkpoint, downloaded into the hub's cache if need be.
 
     Args:
         reference: A directory, or `owner/name` or `owner/name@revision` on the hub.
+        trust_remote_code: Download Python code that comes with the checkpoint, too.
 
     Raises:
         CheckpointError: There is no such directory, or the hub does not hand the model out.
@@ -51,10 +52,10 @@ def resolve(reference: str | Path) -> Path:
             where=reference,
             fix="name a checkpoint directory or a hub id (owner/name)",
         )
-    return _download(ref)
+    return _download(ref, [*_WANTED, "*.py"] if trust_remote_code else _WANTED)
 
 
-def _download(ref: Reference) -> Path:
+def _download(ref: Reference, patterns: list[str]) -> Path:
     # Imported here: the import costs more than reading a local checkpoint's header.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -67,7 +68,7 @@ def _download(ref: Reference) -> Path:
 
     name = ref.name if ref.revision is None else f"{ref.name}@{ref.revision}"
     try:
-        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=_WANTED))
+        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=patterns))
     except GatedRepoError:
         raise CheckpointError(
             "is gated",

@@ -59,7 +59,7 @@ def inside(directory: Path, name: str) -> Path:
         raise CheckpointError("is missing", where=path) from None
     allowed = [home]
     if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
+        allowed.append((home.parent.parent / "blobs").resolve())
     if real.parent not in allowed:
         raise CheckpointError(
             f"is a link out of the checkpoint, to {real}",

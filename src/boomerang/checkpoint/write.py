@@ -23,8 +23,8 @@ from .header import DTYPE_BITS
 from .plan import Item
 from .weights import INDEX, SINGLE
 
-# How much is copied before progress is reported, how much the fallback holds in memory, and how much
-# may be written before the disk is told to take it.
+# How much is copied before progress is reported, how much the fallback holds in memory, and how
+# much may be written before the disk is told to take it.
 _STRETCH = 16 * 1024 * 1024
 _BUFFER = 1024 * 1024
 _FLUSH = 64 * 1024 * 1024

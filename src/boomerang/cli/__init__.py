@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -20,10 +21,12 @@ from .verify import verify
 app = typer.Typer(
     name="boomerang",
     help="One distilled student, every model size between it and its teacher.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+# Newer typers carry a click of their own, and do not export this base class of its errors.
+_UsageError: Any = typer.BadParameter.__base__
 
 _MAKE = "Make a family"
 _CHOOSE = "Choose and build a member"
@@ -61,8 +64,17 @@ def _common(
 def main() -> None:
     """Run the command line: a user's mistake is one line on standard error and exit code 2."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except BoomerangError as error:
-        message = " ".join(str(error).split())
-        print(f"boomerang: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+        code = _say(str(error), 2)
+    except _UsageError as error:
+        place = error.ctx.command_path if error.ctx is not None else "boomerang"
+        code = _say(f"{error.format_message()} (`{place} --help` tells more)", error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _say("interrupted", 1)
+    raise SystemExit(code)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"boomerang: {' '.join(message.split())}", file=sys.stderr)
+    return code

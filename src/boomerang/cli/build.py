@@ -68,7 +68,10 @@ def build(
     ] = "50GB",
     overwrite: options.Overwrite = False,
     push_to_hub: Annotated[
-        str | None, typer.Option(help="Upload the result to this repository as well.")
+        str | None,
+        typer.Option(
+            help="Upload the result to this repository as well (with --all, one per member)."
+        ),
     ] = None,
 ) -> None:
     """Write a member of the family as a checkpoint that any tool for the teacher reads."""
@@ -117,7 +120,7 @@ def build(
         )
         typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}")
         if push_to_hub is not None:
-            suffix = target.name.removeprefix(out.name) if everything else ""
+            suffix = f"-{member.num_layers}L" if everything else ""
             push(target, f"{push_to_hub}{suffix}")
 
 

@@ -31,7 +31,7 @@ def generate(
 
     if not prompt:
         raise DataError("the prompt is empty", fix="give some text to continue")
-    teacher_directory = resolve(teacher)
+    teacher_directory = resolve(teacher, trust_remote_code=trust_remote_code)
     kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
 
     import torch

@@ -35,7 +35,7 @@ def init(
     from ..loading import read_config
 
     check_free(out, overwrite=overwrite)
-    directory = resolve(teacher)
+    directory = resolve(teacher, trust_remote_code=trust_remote_code)
     layers = options.layer_map(num_layers(read_config(directory)), keep, every, first, last)
     kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
 

@@ -63,6 +63,7 @@ TrustRemoteCode = Annotated[
 ]
 
 _DTYPES = ("float32", "bfloat16", "float16")
+_LONGEST_RANGE = 10_000
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -80,7 +81,12 @@ def layer_list(text: str, option: str) -> list[int]:
                 f"{item!r} is no layer", where=option, fix="write a list as 0,2-8,35"
             )
         first = int(match[1])
-        result.extend(range(first, int(match[2] or first) + 1))
+        last = int(match[2] or first)
+        if not 0 <= last - first <= _LONGEST_RANGE:
+            raise LayerMapError(
+                f"{item!r} is no range of layers", where=option, fix="write a list as 0,2-8,35"
+            )
+        result.extend(range(first, last + 1))
     return result
 
 

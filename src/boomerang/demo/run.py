@@ -128,7 +128,7 @@ def run_demo(
         "batch_size": 2 * plan.batch_size,
     }
     results = out / "results"
-    say(f"3/6 Measure all {layers.max_patch + 1} sizes on books no model has seen -> {results}")
+    say(f"3/6 Measure all {layers.max_patch + 1} sizes on excerpts of held-out books -> {results}")
     rows = evaluate(directory, student, results, **measuring)
     say("4/6 Measure naive pruning: the same layers, not distilled")
     rows += evaluate_naive(directory, layers, results, **measuring)
@@ -170,7 +170,7 @@ def recipe(
             },
             # Where sizes grow from the end, batches leave the student for the teacher's last
             # layers; where they grow from the start, they enter it from the teacher's first.
-            "mirror" if plan.order == LAST_TO_FIRST else "switch": 0.25,
+            "mirror" if plan.order == LAST_TO_FIRST else "switch": 0.5,
             "seed": plan.seed,
             "training": {
                 "max_steps": plan.steps,

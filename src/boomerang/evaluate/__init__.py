@@ -39,8 +39,8 @@ def evaluate(
     Writes into `out`, as they come:
 
     - `results.jsonl`: for each member a row of each metric: `perplexity` and `bits_per_byte`, with
-      standard errors over windows, and from the second member on `perplexity_difference`, the
-      perplexity minus that of the member before it, with a paired standard error;
+      standard errors over windows, and `perplexity_difference`, the perplexity minus that of
+      the member one size below where that is measured, with a paired standard error;
     - `scores.jsonl`: each member's log-likelihood by window;
     - `evaluation.json`: the settings.
 
@@ -82,12 +82,13 @@ def evaluate(
     from ..loading import load_tokenizer
     from .run import measure
 
-    teacher, student = resolve(teacher), resolve(student)
+    trust = bool(model_kwargs.get("trust_remote_code", False))
+    teacher, student = (resolve(each, trust_remote_code=trust) for each in (teacher, student))
     return measure(
         Family.from_pretrained(teacher, student, dtype=dtype, device=device, **model_kwargs),
         out,
         texts,
-        load_tokenizer(teacher),
+        load_tokenizer(teacher, trust_remote_code=trust),
         teacher_hash=content_hash(teacher),
         student_hash=content_hash(student),
         series=series,

@@ -77,12 +77,14 @@ def choose_members(
 ) -> tuple[Member, ...]:
     """The members meant by values of patch along an order, by members, or by None for all.
 
+    Each is there once, however often it is named.
+
     Raises:
         LayerMapError: No such member or order.
     """
     if members is None:
         return family.layers.members(family.order if order is None else order)
-    return tuple(family.member(member, order) for member in members)
+    return tuple(dict.fromkeys(family.member(member, order) for member in members))
 
 
 def score_members(

@@ -19,8 +19,8 @@ FAMILY = "family"
 PERPLEXITY = "perplexity"
 BITS_PER_BYTE = "bits_per_byte"
 DIFFERENCE = "perplexity_difference"
-"""Perplexity minus that of the member measured just before along the same order (a smaller one,
-unless members were asked for otherwise); its standard error is paired over the items."""
+"""Perplexity minus that of the member one size below along the same order, where that is measured;
+its standard error is paired over the items."""
 
 
 class Row(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,14 +68,9 @@ def measure(
     task = paths[0].stem if len(paths) == 1 else "text"
     store = Store(out, _settings(family, text, task, teacher_hash, window, stride))
 
-    def rows_of(score: MemberScore, previous: MemberScore | None) -> list[Row]:
-        return _rows(
-            score, previous, task=task, teacher=teacher_hash, student=student_hash, series=series
-        )
-
+    neighbours = _smaller_neighbours(family, order)
     missing = [member for member in chosen if store.score(student_hash, member, text) is None]
     rows: list[Row] = []
-    previous: MemberScore | None = None
     with progress_bar(f"Measuring {series}", len(missing) * len(text.windows)) as advance:
         fresh = score_members(family, missing, text, batch_size=batch_size, advance=advance)
         for member in chosen:
@@ -82,10 +78,17 @@ def measure(
             if score is None:
                 score = next(fresh)
                 store.add_score(student_hash, score)
-            new = rows_of(score, previous)
+            smaller = neighbours.get(member.patched)
+            new = _rows(
+                score,
+                None if smaller is None else store.score(student_hash, smaller, text),
+                task=task,
+                teacher=teacher_hash,
+                student=student_hash,
+                series=series,
+            )
             store.add_rows(new)
             rows += new
-            previous = score
     return rows
 
 
@@ -105,9 +108,19 @@ def _settings(
     }
 
 
+def _smaller_neighbours(family: Family, order: Order | None) -> dict[tuple[int, ...], Member]:
+    """For the patched layers of each member along the order, the member one size below.
+
+    A difference is always to this neighbour, whichever members are asked for, so that rows of
+    several runs can stand side by side.
+    """
+    members = family.layers.members(family.order if order is None else order)
+    return {large.patched: small for small, large in pairwise(members)}
+
+
 def _rows(
     score: MemberScore,
-    previous: MemberScore | None,
+    smaller: MemberScore | None,
     *,
     task: str,
     teacher: str,
@@ -119,8 +132,8 @@ def _rows(
         (PERPLEXITY, scores.perplexity.value, scores.perplexity.stderr),
         (BITS_PER_BYTE, scores.bits_per_byte.value, scores.bits_per_byte.stderr),
     ]
-    if previous is not None:
-        difference = paired_difference(scores.perplexity, previous.scores.perplexity)
+    if smaller is not None:
+        difference = paired_difference(scores.perplexity, smaller.scores.perplexity)
         values.append((DIFFERENCE, *difference))
     return [
         Row(
