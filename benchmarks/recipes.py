@@ -19,12 +19,12 @@ from typing import Any
 import boomerang
 from boomerang.architecture.config import num_layers
 from boomerang.baselines.naive import evaluate_naive
+from boomerang.checkpoint.directory import read_config
 from boomerang.demo import assets
 from boomerang.distill.recipe import Recipe
 from boomerang.evaluate.documents import SEPARATOR
 from boomerang.evaluate.results import PERPLEXITY, Row
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap
-from boomerang.loading import read_config
 
 LENGTH = 256
 ROWS = 16
@@ -86,7 +86,6 @@ def run(
             "data": {
                 "files": [str(texts["train"])],
                 "sequence_length": LENGTH,
-                "separator": SEPARATOR,
             },
             "seed": seed,
             "training": {

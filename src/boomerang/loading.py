@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checkpoint.directory import read_config
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint.
-
-    Raises:
-        CheckpointError: It is missing or no JSON object.
-    """
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError("has no config.json", where=directory) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot be read as JSON ({error})", where=path) from None
-    if not isinstance(config, dict):
-        raise CheckpointError("is no JSON object", where=path)
-    return config
 
 
 def load_model(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .architecture.config import num_layers
+from .checkpoint.companions import copy_companions
+from .checkpoint.directory import read_config
 from .checkpoint.output import new_directory
 from .checkpoint.resolve import resolve
 from .checkpoint.student_config import write_student_config
@@ -15,18 +16,6 @@ from .layers import LayerMap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# What lies beside the weights and is as true of a student or member as of the teacher.
-_COMPANIONS = (
-    "*token*",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "*processor*",
-    "*.jinja",
-)
-
 
 def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
     """The untrained student, in memory and over the teacher's own tensors.
@@ -94,7 +83,7 @@ def init_student(
         ConfigError, ArchitectureError: The architecture is not supported.
         OutputError: `out` is not empty or cannot be written.
     """
-    from .loading import load_model, read_config
+    from .loading import load_model
 
     out = Path(out)
     source: Path | None = None
@@ -113,14 +102,6 @@ def init_student(
         if source is not None:
             copy_companions(source, partial)
     return out
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy tokenizer, chat template and processor files from one checkpoint to another."""
-    for pattern in _COMPANIONS:
-        for path in source.glob(pattern):
-            if path.is_file() and not (target / path.name).exists():
-                shutil.copyfile(path, target / path.name)
 
 
 def _check_depth(config: dict[str, Any], layers: LayerMap) -> None:

@@ -16,6 +16,7 @@ from ..architecture.config import num_layers
 from ..baselines.naive import evaluate_naive
 from ..baselines.random import evaluate_random
 from ..build import build
+from ..checkpoint.directory import read_config
 from ..checkpoint.hashing import content_hash
 from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
@@ -27,7 +28,6 @@ from ..evaluate import evaluate
 from ..evaluate.documents import SEPARATOR
 from ..evaluate.results import Row
 from ..layers import LAST_TO_FIRST, LayerMap
-from ..loading import read_config
 from ..order import default_order_for
 from ..report.figure import save_figure
 from ..student import init_student
@@ -160,7 +160,6 @@ def recipe(
             "data": {
                 "files": [str(path) for path in texts],
                 "sequence_length": plan.sequence_length,
-                "separator": SEPARATOR,
             },
             "loss": {
                 "ce": 1.0,

@@ -1,21 +1,18 @@
-"""Text to measure on: files, the documents in them, their tokens, and the windows over those."""
+"""Text to measure on: documents as tokens, and the windows over those."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..documents import SEPARATOR as SEPARATOR
+from ..documents import read_documents as read_documents
 from ..errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-SEPARATOR = "<|endoftext|>"
-"""Between the documents of one file; a file without it is one document."""
-
 
 @dataclass(frozen=True)
 class Window:
@@ -54,35 +51,6 @@ class Text:
         for window in self.windows:
             digest.update(f"{window.inputs} {window.targets}\n".encode())
         return digest.hexdigest()[:16]
-
-
-def read_documents(paths: Iterable[str | Path]) -> list[str]:
-    """The documents of text files.
-
-    A file is one document, or several with `<|endoftext|>` between them. Line breaks around a
-    document are dropped, and so are empty documents.
-
-    Args:
-        paths: UTF-8 text files.
-
-    Raises:
-        DataError: A file cannot be read or is not UTF-8, or there is no text in all of them.
-    """
-    documents: list[str] = []
-    files = [Path(path) for path in paths]
-    for path in files:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})", where=path) from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"is not UTF-8 text (byte {error.start})", where=path) from None
-        parts = (part.strip("\r\n") for part in text.split(SEPARATOR))
-        documents.extend(part for part in parts if part)
-    if not documents:
-        names = ", ".join(str(path) for path in files)
-        raise DataError("there is no text to measure on", where=names or None)
-    return documents
 
 
 def prepare(
