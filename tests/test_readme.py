@@ -57,3 +57,13 @@ def run(directory: Path, words: list[str]) -> str:
     if done.returncode:
         pytest.fail(f"boomerang {' '.join(words)}: {done.stderr}")
     return done.stdout
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    root = Path(__file__).parents[1]
+    pages = [*root.glob("*.md"), *root.glob("docs/*.md")]
+    assert len(pages) > 5
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

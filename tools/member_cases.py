@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def check(tool: str, run: Run) -> int:
                 traceback.print_exc()
                 difference, largest = f"failed with {type(error).__name__}", float("inf")
         failed |= difference is not None
-        print(f"{case!s:<28}  logits within {largest:<7.1e}  {difference or 'pass'}", flush=True)
+        print(f"{case!s:<29}  logits within {largest:<7.1e}  {difference or 'pass'}", flush=True)
     return int(failed)
 
 
@@ -144,11 +145,9 @@ def compare(directory: Path, run: Run) -> tuple[str | None, float]:
     tokens, other = run(directory, ids.tolist(), NEW_TOKENS)
     largest = float(np.abs(other - logits).max())
     for row, (ours, theirs) in enumerate(zip(expected, tokens, strict=True)):
-        if ours != theirs:
-            pairs = enumerate(zip(ours, theirs, strict=False))
-            at = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
-            found = f"{theirs[at:]} instead of {ours[at:]}"
-            return f"prompt {row}, from new token {at}: {found}", largest
+        for at, (wanted, got) in enumerate(zip_longest(ours, theirs)):
+            if wanted != got:
+                return f"prompt {row}, new token {at}: {got} instead of {wanted}", largest
     return (None if largest <= TOLERANCE else "logits differ"), largest
 
 

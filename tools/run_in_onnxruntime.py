@@ -48,7 +48,8 @@ class Step(nn.Module):
         for layer, (keys, values) in enumerate(past):
             cache.update(keys, values, layer)
         output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True)
-        return output.logits, [(layer.keys, layer.values) for layer in cache.layers]
+        grown: list[Any] = cache.layers
+        return output.logits, [(layer.keys, layer.values) for layer in grown]
 
 
 def export(model: Any, path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import RecipeError
+from ..errors import BoomerangError, RecipeError
 from . import options
+
+# The paper's (arXiv 2510.05064, section 4).
+_SEQUENCE_LENGTH = 2048
 
 
 def distill(
@@ -22,7 +25,10 @@ def distill(
         list[Path] | None, typer.Option(help="With a teacher: text to train on; may be repeated.")
     ] = None,
     sequence_length: Annotated[
-        int | None, typer.Option(help="With a teacher: tokens in a row (default 2048).")
+        int | None,
+        typer.Option(
+            help="With a teacher: tokens in a row (default 2048, or what the teacher takes)."
+        ),
     ] = None,
     every: options.Every = None,
     first: options.First = None,
@@ -32,6 +38,9 @@ def distill(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a value, such as loss.kl=1."),
     ] = None,
+    device: options.Device = "auto",
+    attn_implementation: options.Attention = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Distil a student: by a recipe, or `boomerang distill TEACHER OUT --data text.txt`."""
     from ..distill.recipe import Recipe
@@ -40,6 +49,9 @@ def distill(
     if Path(recipe).suffix in (".yaml", ".yml"):
         given = {"OUT": out, "--data": data, "--sequence-length": sequence_length, "--keep": keep}
         given |= {"--every": every, "--first": first, "--last": last}
+        given |= {"--device": None if device == "auto" else device}
+        given |= {"--attn-implementation": attn_implementation}
+        given |= {"--trust-remote-code": trust_remote_code or None}
         extra = [name for name, value in given.items() if value is not None]
         if extra:
             raise RecipeError("cannot go with a recipe", where=extra[0], fix="use --set instead")
@@ -50,14 +62,18 @@ def distill(
                 "is no recipe (.yaml), so it is taken for a teacher, which needs OUT and --data",
                 where=recipe,
             )
+        if sequence_length is None:
+            sequence_length = _default_length(recipe, trust_remote_code)
         content = {
             "teacher": recipe,
             "keep": _keep(keep, every, first, last),
             "out": str(out),
-            "data": {
-                "files": [str(path) for path in data],
-                "sequence_length": 2048 if sequence_length is None else sequence_length,
+            "data": {"files": [str(path) for path in data], "sequence_length": sequence_length},
+            "model": {
+                "attn_implementation": attn_implementation,
+                "trust_remote_code": trust_remote_code,
             },
+            "training": _training(device),
         }
         parsed = Recipe.parse(content, overrides=overrides)
     options.quiet()
@@ -65,6 +81,30 @@ def distill(
     from ..distill import distill as run
 
     typer.echo(f"{run(parsed)}: the distilled student")
+
+
+def _default_length(teacher: str, trust_remote_code: bool) -> int:
+    from ..checkpoint.directory import read_config
+    from ..checkpoint.resolve import resolve
+    from ..distill.inputs import max_positions
+
+    limit = max_positions(read_config(resolve(teacher, trust_remote_code=trust_remote_code)))
+    return _SEQUENCE_LENGTH if limit is None else min(_SEQUENCE_LENGTH, limit)
+
+
+def _training(device: str) -> dict[str, Any]:
+    """What a device means to Trainer, which takes the accelerator if there is one."""
+    if device == "auto":
+        return {}
+    if device == "cpu":
+        return {"use_cpu": True}
+    if options.pick_device(device) != options.pick_device("auto"):
+        raise BoomerangError(
+            f"{device!r} cannot be chosen for training",
+            where="--device",
+            fix="give auto or cpu; CUDA_VISIBLE_DEVICES chooses among several GPUs",
+        )
+    return {}
 
 
 def _keep(

@@ -14,6 +14,7 @@ from ..errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
 @dataclass(frozen=True)
 class Window:
     """One call of a model: the tokens it sees and the next tokens it is scored on.
