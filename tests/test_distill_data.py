@@ -9,7 +9,9 @@ import torch
 from boomerang.distill.data import Rows, collate, read_rows
 from boomerang.distill.losses import IGNORED
 from boomerang.distill.recipe import Data
+from boomerang.documents import SEPARATOR, read_documents
 from boomerang.errors import DataError
+from boomerang.evaluate import documents as measuring
 from boomerang.loading import load_tokenizer
 
 TEXTS = (
@@ -27,7 +29,7 @@ def tokenizer(stories: Path) -> Any:
 @pytest.fixture
 def text(tmp_path: Path) -> str:
     path = tmp_path / "text.txt"
-    path.write_text("\n<end>\n".join(TEXTS) + "\n<end>\n")
+    path.write_text(f"\n{SEPARATOR}\n".join(TEXTS) + f"\n{SEPARATOR}\n")
     return str(path)
 
 
@@ -39,7 +41,7 @@ def test_packed_rows_hold_the_documents_and_no_target_crosses_them(
     tokenizer: Any, text: str
 ) -> None:
     expected = documents(tokenizer)
-    data = Data(files=[text], separator="<end>", sequence_length=7)
+    data = Data(files=[text], sequence_length=7)
     rows, held_out = read_rows(data, tokenizer)
     assert held_out is None
     tokens = torch.cat([row["input_ids"] for row in rows]).tolist()
@@ -59,7 +61,7 @@ def test_packed_rows_hold_the_documents_and_no_target_crosses_them(
 
 
 def test_padded_rows_hold_one_document_each(tokenizer: Any, text: str) -> None:
-    data = Data(files=[text], separator="<end>", sequence_length=12, packing=False)
+    data = Data(files=[text], sequence_length=12, packing=False)
     rows, _ = read_rows(data, tokenizer)
     assert len(rows) == len(TEXTS)
     for row, document in zip(rows, documents(tokenizer), strict=True):
@@ -70,11 +72,17 @@ def test_padded_rows_hold_one_document_each(tokenizer: Any, text: str) -> None:
 
 
 def test_the_reference_never_predicts_the_end_of_a_document(tokenizer: Any, text: str) -> None:
-    data = Data(files=[text], separator="<end>", sequence_length=64, packing=False)
+    data = Data(files=[text], sequence_length=64, packing=False)
     rows, _ = read_rows(data, tokenizer, eos_is_no_target=True)
     for row, document in zip(rows, documents(tokenizer), strict=True):
         assert row["labels"][len(document) - 2] == document[-2]
         assert row["labels"][len(document) - 1] == IGNORED
+
+
+def test_training_and_measuring_have_the_same_documents(tokenizer: Any, text: str) -> None:
+    assert read_documents([text]) == measuring.read_documents([text]) == list(TEXTS)
+    rows, _ = read_rows(Data(files=[text], sequence_length=64, packing=False), tokenizer)
+    assert len(rows) == len(TEXTS)
 
 
 def test_held_out_rows_are_the_last_ones(tokenizer: Any, text: str) -> None:

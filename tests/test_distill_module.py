@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from boomerang.checkpoint.student_config import read_student_config
-from boomerang.distill.losses import IGNORED, Counts, weighted_loss
+from boomerang.distill.losses import IGNORED, Counts, log_probabilities, weighted_loss
 from boomerang.distill.module import DistillModule, LossSums
 from boomerang.distill.recipe import Loss
 from boomerang.distill.routes import draw_route
@@ -90,6 +90,12 @@ def test_clean_losses_equal_those_of_the_single_documents(name: str, distance: A
         torch.testing.assert_close(sums["alignment"], expected["alignment"], rtol=1e-4, atol=1e-4)
         assert sums["ce_count"] == sums["kl_count"] == 21 - 3
         assert sums["alignment_count"] == 21
+
+
+def test_temperature_does_not_round_the_logits() -> None:
+    logits = 20 * torch.randn(4, 97, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = F.log_softmax(logits.double() / 1.5, dim=-1)
+    torch.testing.assert_close(log_probabilities(logits, 1.5).double(), exact, rtol=0, atol=1e-5)
 
 
 def _padded(documents: list[Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import boomerang
 from boomerang.distill.recipe import Recipe
 from boomerang.errors import LayerMapError, RecipeError
 
@@ -48,6 +49,13 @@ def test_defaults_are_the_papers() -> None:
         (changed(data={"files": [], "sequence_length": 8}), ["data.files"]),
         (changed(training={"learning_rte": 1}), ["training", "did you mean learning_rate?"]),
         (changed(training={"output_dir": "x"}), ["training", "output_dir", "`out`"]),
+        (changed(training={"max_steps": "ten"}), ["training", "max_steps", "integer", "'ten'"]),
+        (changed(training={"per_device_train_batch_size": 0}), ["batch_size is 0", "at least 1"]),
+        (changed(training={"neftune_noise_alpha": 5.0}), ["neftune_noise_alpha", "embeddings"]),
+        (changed(training={"eval_strategy": "steps"}), ["data.held_out"]),
+        (changed(model={"attn": "eager"}), ["model.attn", "attn_implementation"]),
+        (changed(data={"files": ["a"], "sequence_length": 8, "separator": "x"}), ["separator"]),
+        ({**MINIMAL, 1: 2}, ["1: unknown key"]),
     ],
 )
 def test_mistakes_are_named_in_one_line(content: dict[str, Any], words: list[str]) -> None:
@@ -58,6 +66,21 @@ def test_mistakes_are_named_in_one_line(content: dict[str, Any], words: list[str
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_recipe_made_in_python_is_refused_the_same_way() -> None:
+    with pytest.raises(RecipeError, match=r"^loss\.ce: .*greater than or equal to 0, not -1"):
+        boomerang.Recipe(**changed(loss={"ce": -1}))
+    assert boomerang.Recipe(**MINIMAL) == Recipe.parse(MINIMAL)
+
+
+def test_yaml_words_mean_what_transformers_takes_them_for(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    Recipe.parse(MINIMAL).save(path)
+    recipe = Recipe.load(path, ["training.save_strategy=no", "training.use_cpu=true"])
+    assert recipe.training == {"save_strategy": "no", "use_cpu": True}
+    recipe.save(path)
+    assert Recipe.load(path) == recipe
 
 
 def test_what_is_saved_is_what_was_loaded(tmp_path: Path) -> None:

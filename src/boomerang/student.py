@@ -17,6 +17,7 @@ from .layers import LayerMap
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+
 def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
     """The untrained student, in memory and over the teacher's own tensors.
 

@@ -22,8 +22,8 @@ def distill(recipe: Recipe | str | Path) -> Path:
 
     Returns:
         The output directory: a plain transformers checkpoint with `student_config.json`,
-        `recipe.yaml` and `log.jsonl`. An interrupted run is continued, a finished one left as it
-        is.
+        `recipe.yaml`, `inputs.json` (hashes of what the recipe names) and `log.jsonl`. An
+        interrupted run is continued, a finished one left as it is.
 
     Raises:
         BoomerangError: A mistake in the recipe, the models, the text or the output.

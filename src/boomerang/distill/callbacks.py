@@ -36,10 +36,13 @@ class JsonLines(TrainerCallback):
         if not state.is_world_process_zero or not self.path.exists():
             return
         lines = self.path.read_text().splitlines(keepends=True)
+        # Of a run that begins anew not even the evaluation before its first step.
         kept = [
             line
             for line in lines
-            if line.endswith("\n") and json.loads(line)["step"] <= state.global_step
+            if state.global_step
+            and line.endswith("\n")
+            and json.loads(line)["step"] <= state.global_step
         ]
         write_text(self.path, "".join(kept))
 

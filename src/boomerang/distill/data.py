@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..documents import read_documents
 from ..errors import DataError
 from .losses import IGNORED
 from .recipe import Data
@@ -72,6 +72,11 @@ class Rows(Dataset[dict[str, Tensor]]):
         labels = labels.masked_fill(~mask, IGNORED)
         return {"input_ids": ids, "labels": labels, "attention_mask": mask.long()}
 
+    @property
+    def packs_documents(self) -> bool:
+        """Whether a document begins inside a row, after another one."""
+        return bool((self.positions[:, 1:] == 0).any())
+
     def split(self, held_out: int) -> tuple[Rows, Rows | None]:
         """The rows without the last `held_out`, and those (None for 0)."""
         if not held_out:
@@ -116,7 +121,7 @@ def read_rows(
         DataError: A file cannot be read, or there is too little text.
     """
     eos = tokenizer.eos_token_id
-    documents = _tokenise(_documents(data.files, data.separator), tokenizer, eos)
+    documents = _tokenise(read_documents(data.files), tokenizer, eos)
     make = _packed if data.packing else _padded
     tokens, positions, lengths = make(documents, data.sequence_length, 0 if eos is None else eos)
     if len(tokens) <= data.held_out:
@@ -128,19 +133,6 @@ def read_rows(
         )
     rows = Rows(tokens, positions, lengths, eos if eos_is_no_target else None)
     return rows.split(data.held_out)
-
-
-def _documents(files: Iterable[str], separator: str | None) -> Iterator[str]:
-    for file in files:
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})", where=file) from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"is no UTF-8 text (byte {error.start})", where=file) from None
-        for document in text.split(separator) if separator else [text]:
-            if document.strip():
-                yield document.strip()
 
 
 def _tokenise(

@@ -40,7 +40,8 @@ def shifted(labels: Tensor) -> Tensor:
 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log softmax(logits / τ) over the last dimension, in fp32."""
-    scaled = logits if temperature == 1.0 else logits / temperature
+    # Cast before the division: its result would be rounded to the 8 bits of bf16.
+    scaled = logits if temperature == 1.0 else logits.float() / temperature
     return F.log_softmax(scaled, dim=-1, dtype=torch.float32)
 
 

@@ -7,17 +7,24 @@ made and an interrupted run can be told from another one.
 from __future__ import annotations
 
 import copy
-import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..errors import RecipeError
 from ..layers import LayerMap
+from .fields import check_training, complaint, hint
+from .reading import override, read_yaml
 
 Part = Literal["embedding", "head"]
 Distance = Literal["cosine", "relative_squared_error"]
@@ -25,16 +32,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 FILE_NAME = "recipe.yaml"
-
-# Fields of TrainingArguments that mean something else here or nothing at all.
-_NOT_FOR_TRAINING = {
-    "output_dir": "give the output as `out`",
-    "seed": "give the seed as `seed`",
-    "resume_from_checkpoint": "an interrupted run is continued by itself",
-    "label_smoothing_factor": "the loss is given under `loss`",
-    "use_liger_kernel": "the losses here need the student's logits",
-    "disable_tqdm": "progress has its own display",
-}
+_CHECKPOINTING = {"save_strategy", "save_steps", "save_total_limit"}
 
 
 class _Model(BaseModel):
@@ -53,19 +51,40 @@ class Data(_Model):
     """The text to train on.
 
     Args:
-        files: Text files, UTF-8.
-        sequence_length: Tokens in a row.
-        separator: What stands between documents; by default each file is one document.
+        files: Text files, UTF-8: a document each, or several with `<|endoftext|>` between them.
+        sequence_length: Tokens in a row, at most as many as the teacher has positions for.
         packing: Documents one after the other, cut into full rows; otherwise one document a row,
-            cut off or padded.
+            cut off or padded. Not every architecture keeps packed documents apart; one that does
+            not is refused.
         held_out: Rows at the end of the text that are not trained on but kept for evaluation.
     """
 
     files: Annotated[list[str], Field(min_length=1)]
     sequence_length: Annotated[int, Field(ge=2)]
-    separator: Annotated[str, Field(min_length=1)] | None = None
     packing: bool = True
     held_out: Annotated[int, Field(ge=0)] = 0
+
+
+class ModelOptions(_Model):
+    """How teacher and student are loaded, as in transformers.
+
+    Args:
+        attn_implementation: `sdpa`, `eager`, `flash_attention_2` ...; by default its own choice.
+        trust_remote_code: Run Python code that comes with the checkpoints.
+    """
+
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    def for_tokenizer(self) -> dict[str, Any]:
+        """Keyword arguments of the tokenizer's `from_pretrained`; none where nothing is set."""
+        return {"trust_remote_code": True} if self.trust_remote_code else {}
+
+    def for_model(self) -> dict[str, Any]:
+        """The same for a model."""
+        if self.attn_implementation is None:
+            return self.for_tokenizer()
+        return {"attn_implementation": self.attn_implementation, **self.for_tokenizer()}
 
 
 class Loss(_Model):
@@ -105,6 +124,7 @@ class Recipe(_Model):
         keep: The teacher layers to cut the student from, listed or by three numbers.
         out: The directory for the distilled student.
         data: The text.
+        model: How the models are loaded.
         loss: The weights of the loss terms.
         switch: Probability that a step's batch enters the student at a random layer, with the
             teacher's state.
@@ -116,7 +136,12 @@ class Recipe(_Model):
         seed: Decides the order of the data and the switch points.
         training: Any field of `transformers.TrainingArguments`, verbatim. Where a field is left
             out, the paper's value holds: AdamW 0.9/0.95, weight decay 0.1, learning rate 3e-4
-            cosine, warmup 1 %, clip 1.0 (arXiv 2510.05064, section 4).
+            cosine, warmup 1 %, clip 1.0 (arXiv 2510.05064, section 4). Checkpoints are made every
+            tenth of the run, to go on from, and removed at its end; those that the recipe asks for
+            (`save_strategy`, `save_steps`, `save_total_limit`) stay.
+
+    Raises:
+        RecipeError: A key or value is not allowed.
     """
 
     teacher: str
@@ -124,6 +149,7 @@ class Recipe(_Model):
     keep: list[int] | KeepEvery | None = None
     out: str
     data: Data
+    model: ModelOptions = ModelOptions()
     loss: Loss = Loss()
     switch: Probability = 0.0
     mirror: Probability = 0.0
@@ -132,11 +158,17 @@ class Recipe(_Model):
     seed: int = 0
     training: dict[str, Any] = {}
 
+    def __init__(self, /, **content: Any) -> None:
+        try:
+            super().__init__(**content)
+        except ValidationError as error:
+            raise _as_recipe_error(error) from None
+
     @field_validator("training")
     @classmethod
     def _known_training_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
         if training:
-            _check_training(training)
+            check_training(training)
         return training
 
     @model_validator(mode="after")
@@ -145,6 +177,9 @@ class Recipe(_Model):
             raise ValueError("the student is given by either `student` or `keep`: give just one")
         if self.switch + self.mirror > 1:
             raise ValueError("switch + mirror is more than 1: they are probabilities of one draw")
+        evaluates = self.training.get("eval_strategy", "no") != "no"
+        if (evaluates or self.training.get("eval_on_start")) and not self.data.held_out:
+            raise ValueError("training asks for evaluation on no rows: set data.held_out")
         if self.mode == "reference":
             if self.data.packing:
                 raise ValueError(
@@ -169,15 +204,7 @@ class Recipe(_Model):
             RecipeError: The file cannot be read, or a key or value is not allowed; names the key.
         """
         path = Path(path)
-        try:
-            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
-        except OSError as error:
-            raise RecipeError(f"cannot be read ({error.strerror})", where=path) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(f"is no YAML ({_one_line(error)})", where=path) from None
-        if not isinstance(content, dict):
-            raise RecipeError("holds no keys", where=path, fix="write `teacher: ...` and so on")
-        return cls.parse(content, overrides, where=path)
+        return cls.parse(read_yaml(path), overrides, where=path)
 
     @classmethod
     def parse(
@@ -194,12 +221,12 @@ class Recipe(_Model):
             RecipeError: A key or value is not allowed.
         """
         content = copy.deepcopy(content)
-        for override in overrides:
-            _override(content, override)
+        for setting in overrides:
+            override(content, setting)
         try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise _as_recipe_error(error, where) from None
+            return cls(**{str(key): value for key, value in content.items()})
+        except RecipeError as error:
+            raise RecipeError(error.what, where=_place(where, error.where)) from None
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML, defaults included."""
@@ -214,6 +241,11 @@ class Recipe(_Model):
         mine, others = self.model_dump(), other.model_dump()
         return [key for key in mine if key != "out" and mine[key] != others[key]]
 
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether the recipe asks for checkpoints, so that they stay when the run is finished."""
+        return not _CHECKPOINTING.isdisjoint(self.training)
+
     def layers(self, num_layers: int) -> LayerMap:
         """The kept layers of a teacher of `num_layers` layers; `keep` must be set.
 
@@ -227,77 +259,32 @@ class Recipe(_Model):
         return LayerMap(self.keep, num_layers)
 
 
-class _YamlLoader(yaml.SafeLoader):
-    """YAML 1.1 reads `2e-3` as text; here it is the number everyone means."""
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    path = [part.strip() for part in key.split(".")]
-    if not equals or not all(path):
-        raise RecipeError(f"{override!r} is no setting", fix="write key=value, such as loss.kl=1")
-    try:
-        value = yaml.load(text, Loader=_YamlLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{text!r} is no YAML ({_one_line(error)})", where=key) from None
-    target = content
-    for part in path[:-1]:
-        inner = target.get(part)
-        inner = {} if inner is None else inner
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{part} has no keys of its own", where=key)
-        target[part] = inner
-        target = inner
-    target[path[-1]] = value
-
-
-def _check_training(training: dict[str, Any]) -> None:
-    # Importing transformers costs seconds, and a recipe without the key does not need it.
-    from transformers import TrainingArguments
-
-    allowed = TrainingArguments.__dataclass_fields__.keys() - _NOT_FOR_TRAINING.keys()
-    for key in training:
-        if key in _NOT_FOR_TRAINING:
-            raise ValueError(f"{key} is not set here: {_NOT_FOR_TRAINING[key]}")
-        if key not in allowed:
-            raise ValueError(f"{key} is no field of TrainingArguments{_hint(key, allowed)}")
-
-
-def _hint(key: str, allowed: Sequence[str] | set[str]) -> str:
-    near = difflib.get_close_matches(key, list(allowed), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _as_recipe_error(error: ValidationError, where: object) -> RecipeError:
+def _as_recipe_error(error: ValidationError) -> RecipeError:
     """One of pydantic's complaints as one line that names the key and what is allowed."""
     # Of the alternatives of a union the one that was meant got furthest; its name is no user's key.
     first = max(error.errors(), key=lambda complaint: len(complaint["loc"]))
     path = [str(part) for part in first["loc"] if part not in ("list[int]", "KeepEvery")]
-    key = ".".join(path)
-    place = ": ".join(str(part) for part in (where, key or None) if part is not None) or None
+    key = ".".join(path) or None
     if first["type"] == "extra_forbidden":
         allowed = _allowed_keys(path[:-1])
-        hint = _hint(path[-1], allowed) or f"; allowed are {', '.join(allowed)}"
-        return RecipeError(f"unknown key{hint}", where=place)
+        words = hint(path[-1], allowed) or f"; allowed are {', '.join(allowed)}"
+        return RecipeError(f"unknown key{words}", where=key)
     if first["type"] == "missing":
-        return RecipeError("is missing", where=place)
+        return RecipeError("is missing", where=key)
     if first["type"] == "value_error":
-        return RecipeError(str(first["ctx"]["error"]), where=place)
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return RecipeError(f"{message}, not {first['input']!r}", where=place)
+        return RecipeError(str(first["ctx"]["error"]), where=key)
+    return RecipeError(complaint(first), where=key)
+
+
+def _place(*parts: object) -> str | None:
+    return ": ".join(str(part) for part in parts if part is not None) or None
 
 
 def _allowed_keys(path: Sequence[str]) -> list[str]:
-    nested: dict[str, type[BaseModel]] = {"data": Data, "loss": Loss, "keep": KeepEvery}
+    nested: dict[str, type[BaseModel]] = {
+        "data": Data,
+        "model": ModelOptions,
+        "loss": Loss,
+        "keep": KeepEvery,
+    }
     return list((nested[path[0]] if path else Recipe).model_fields)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,23 +14,22 @@ from rich.console import Console
 from transformers import TrainingArguments
 
 from ..architecture.modules import layer_stack
-from ..checkpoint.output import set_ordinary_permissions, write_text
-from ..checkpoint.resolve import resolve
 from ..checkpoint.student_config import read_student_config
-from ..errors import OutputError, RecipeError
+from ..errors import BoomerangError, RecipeError
 from ..layers import LayerMap
 from ..loading import load_model, load_tokenizer
 from ..student import cut
 from .callbacks import JsonLines, ShowProgress
 from .data import read_rows
+from .inputs import Inputs
 from .module import DistillModule
-from .recipe import FILE_NAME, Recipe
-from .trainer import DistillTrainer, last_checkpoint
+from .output import LOG, Output
+from .packing import check_packing
+from .recipe import Recipe
+from .trainer import DistillTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
-
-_CHECKPOINTS = "checkpoints"
 
 # The paper's values (arXiv 2510.05064, section 4), for fields that a recipe leaves out.
 _PAPER: dict[str, Any] = {
@@ -49,9 +48,10 @@ _PAPER: dict[str, Any] = {
 def distill(recipe: Recipe | str | Path) -> Path:
     """Distil a student as a recipe says.
 
-    While it runs, the output directory holds `recipe.yaml`, `log.jsonl` and Trainer's
-    `checkpoints/`; a run that was interrupted goes on from the last of them. At the end the
-    student's files appear, `config.json` last. A finished output of the same recipe is left as it
+    While it runs, the output directory holds `recipe.yaml`, `inputs.json` (hashes of models and
+    text), `log.jsonl` and Trainer's `checkpoints/`; a run that was interrupted goes on from the
+    last of them. At the end the student's files appear, `config.json` last, and the checkpoints go,
+    unless the recipe asks for them. A finished output of the same recipe and inputs is left as it
     is.
 
     Args:
@@ -67,52 +67,77 @@ def distill(recipe: Recipe | str | Path) -> Path:
     """
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
-    out = Path(recipe.out)
+    out = Output(recipe)
     args = training_arguments(recipe)
     if args.should_save:
-        _check_out(out, recipe)
-    if (out / "config.json").exists():
-        return out
-    progress = ShowProgress()
-    trainer = prepare(recipe, args, [JsonLines(out / "log.jsonl"), progress])
-    # Only now: a recipe whose models or text cannot be used must not occupy the output.
+        out.check_recipe()
+    inputs = Inputs.find(recipe)
+    hashes = inputs.hashes() if args.should_save else {}
     if args.should_save:
-        _claim(out, recipe)
-    checkpoint = last_checkpoint(Path(recipe.out) / _CHECKPOINTS)
+        out.check_inputs(hashes)
+    if not out.finished:
+        _train(recipe, args, inputs, out, hashes)
+    if args.should_save:
+        out.discard_checkpoints()
+    return out.path
+
+
+def _train(
+    recipe: Recipe, args: TrainingArguments, inputs: Inputs, out: Output, hashes: dict[str, str]
+) -> None:
+    progress = ShowProgress()
+    try:
+        trainer = prepare(recipe, args, inputs, [JsonLines(out.path / LOG), progress])
+    finally:
+        if args.should_save:
+            out.remove_if_empty()
+    # Only now: a recipe that cannot be used must not leave an output.
+    if args.should_save:
+        out.claim(hashes)
+    checkpoint = out.last_checkpoint()
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         progress.close()
     if args.should_save:
-        _publish(trainer, out)
+        out.publish(trainer.save_student)
     trainer.accelerator.wait_for_everyone()
-    return out
 
 
 def prepare(
-    recipe: Recipe, args: TrainingArguments, callbacks: Iterable[TrainerCallback] = ()
+    recipe: Recipe,
+    args: TrainingArguments,
+    inputs: Inputs,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> DistillTrainer:
     """Load models and text and put the trainer together, ready for `train()`.
 
     Args:
-        recipe: What to load.
+        recipe: What to do.
         args: As `training_arguments` makes them.
+        inputs: What to load.
         callbacks: For the trainer.
+
+    Raises:
+        RecipeError: Trainer does not accept a value, or the teacher no packed rows.
+        BoomerangError: A model or a text cannot be used.
     """
     console = Console(stderr=True, quiet=args.process_index != 0, soft_wrap=True)
     say = partial(console.print, markup=False, highlight=False)
-    teacher_directory = resolve(recipe.teacher)
-    tokenizer = load_tokenizer(teacher_directory)
+    tokenizer = load_tokenizer(inputs.teacher, **recipe.model.for_tokenizer())
     # The text first: a mistake in it shows before large models are loaded.
     say(f"Reading {', '.join(recipe.data.files)}")
     rows, held_out = read_rows(recipe.data, tokenizer, eos_is_no_target=recipe.mode == "reference")
     say(f"Loading teacher {recipe.teacher} and its student")
-    on_gpu = args.device.type == "cuda"
     # Mixed precision wants the teacher's weights in it; without, the student's states must fit
     # them.
-    precision = torch.bfloat16 if on_gpu and args.bf16 else torch.float32
-    student, layers = _student(recipe, teacher_directory)
-    teacher = load_model(teacher_directory, dtype=precision)
+    precision = torch.bfloat16 if args.device.type == "cuda" and args.bf16 else torch.float32
+    teacher = load_model(
+        inputs.teacher, dtype=precision, device=args.device, **recipe.model.for_model()
+    )
+    if rows.packs_documents:
+        check_packing(teacher, rows, args.train_batch_size)
+    student, layers = _student(recipe, inputs, teacher)
     module = DistillModule(
         teacher,
         student,
@@ -128,7 +153,8 @@ def prepare(
         f"Distilling {layers.num_layers} layers into {layers.num_student_layers} on "
         f"{len(rows):,} rows of {recipe.data.sequence_length} tokens, into {recipe.out}"
     )
-    return DistillTrainer(module, args, rows, held_out, tokenizer, callbacks)
+    with _refused_as_recipe():
+        return DistillTrainer(module, args, rows, held_out, tokenizer, callbacks)
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
@@ -146,63 +172,42 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         "ddp_find_unused_parameters": bool(recipe.switch or recipe.mirror)
         or not (recipe.loss.ce or recipe.loss.kl),
     }
-    fields: dict[str, Any] = {**_PAPER, **machine, "logging_steps": 10, **given}
+    # Checkpoints to go on from: often enough for a run of any length, and no more than needed.
+    saving = {"save_steps": 0.1} | ({} if recipe.keeps_checkpoints else {"save_total_limit": 1})
+    fields: dict[str, Any] = {**_PAPER, **machine, **saving, "logging_steps": 10, **given}
     if "num_train_epochs" in given and "max_steps" not in given:
         del fields["max_steps"]
-    try:
+    with _refused_as_recipe():
         return TrainingArguments(
-            output_dir=str(Path(recipe.out) / _CHECKPOINTS),
+            output_dir=str(Output(recipe).checkpoints),
             seed=recipe.seed,
             disable_tqdm=True,
             **fields,
         )
-    except (ValueError, TypeError, ImportError) as error:
-        raise RecipeError(" ".join(str(error).split()), where="training") from None
 
 
-def _student(recipe: Recipe, teacher: Path) -> tuple[PreTrainedModel, LayerMap]:
-    """The student in fp32, as it is before training."""
-    if recipe.student is not None:
-        directory = resolve(recipe.student)
-        layers, _ = read_student_config(directory)
-        return load_model(directory, dtype=torch.float32), layers
-    whole = load_model(teacher, dtype=torch.float32)
-    layers = recipe.layers(len(layer_stack(whole)))
-    # `cut` shares the teacher's tensors, and training must not change those.
-    return copy.deepcopy(cut(whole, layers)), layers
-
-
-def _check_out(out: Path, recipe: Recipe) -> None:
-    """See that the output directory is free, or this recipe's already."""
-    record = out / FILE_NAME
-    if record.exists():
-        changed = Recipe.load(record).differences(recipe)
-        if changed:
-            raise OutputError(
-                f"holds the run of another recipe (it differs in {', '.join(changed)})",
-                where=out,
-                fix="give another `out`, or the recipe it was made by",
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            "is not empty and holds no run to go on with", where=out, fix="give another `out`"
-        )
-
-
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Make the output directory this recipe's."""
+@contextmanager
+def _refused_as_recipe() -> Iterator[None]:
+    """What transformers refuses when it is set up, as a mistake in the recipe's `training`."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / FILE_NAME, recipe.to_yaml())
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
+        yield
+    except (BoomerangError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise RecipeError(" ".join(str(error).split()), where="training") from error
 
 
-def _publish(trainer: DistillTrainer, out: Path) -> None:
-    """Move the student's files into the output, `config.json` last: it marks a finished run."""
-    with tempfile.TemporaryDirectory(prefix=".student-", dir=out) as scratch:
-        trainer.save_student(Path(scratch))
-        set_ordinary_permissions(Path(scratch))
-        files = sorted(Path(scratch).iterdir(), key=lambda path: path.name == "config.json")
-        for file in files:
-            file.replace(out / file.name)
+def _student(
+    recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel
+) -> tuple[PreTrainedModel, LayerMap]:
+    """The student in fp32, as it is before training."""
+    options = {"dtype": torch.float32, **recipe.model.for_model()}
+    if inputs.student is not None:
+        layers, _ = read_student_config(inputs.student)
+        return load_model(inputs.student, **options), layers
+    layers = recipe.layers(len(layer_stack(teacher)))
+    if teacher.dtype == torch.float32:
+        # `cut` shares the teacher's tensors, and training must not change those.
+        return copy.deepcopy(cut(teacher, layers)), layers
+    # The teacher was rounded, its checkpoint need not be; and some constants depend on the dtype.
+    return cut(load_model(inputs.teacher, **options), layers), layers

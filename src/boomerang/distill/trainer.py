@@ -7,7 +7,6 @@ students.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -21,7 +20,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from ..checkpoint.student_config import write_student_config
 from ..errors import BoomerangError
-from ..loading import load_model
 from .data import Rows, collate
 from .losses import IGNORED, Counts, shifted, weighted_loss
 from .module import DistillModule, LossSums
@@ -224,28 +222,15 @@ class DistillTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         student = self.module.student
-        saved = load_model(Path(resume_from_checkpoint), dtype=student.dtype)
+        # By its own class, so that one that came with its checkpoint need not be trusted again.
+        saved = type(student).from_pretrained(
+            resume_from_checkpoint, dtype=student.dtype, use_safetensors=True, local_files_only=True
+        )
         student.load_state_dict(saved.state_dict())
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def last_checkpoint(directory: Path) -> Path | None:
-    """The newest complete checkpoint of a run, if there is one.
-
-    Trainer writes `trainer_state.json` last, so a checkpoint without it, or with a broken one, was
-    cut short.
-    """
-    found: dict[int, Path] = {}
-    for path in directory.glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        found[int(step)] = path
-    return found[max(found)] if found else None
 
 
 def _count(batch: dict[str, Tensor]) -> Tensor:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, OPTConfig
+
+import boomerang
+from boomerang.distill.data import Rows
+from boomerang.distill.packing import check_packing
+from boomerang.errors import RecipeError
+from boomerang.loading import load_tokenizer
+from tiny_models import ARCHITECTURES, tiny_model
+
+# Attention without a look at positions, a recurrent state, and learned positions by attention mask.
+LEAKING: dict[str, Any] = {
+    "bloom": BloomConfig(vocab_size=512, hidden_size=32, n_layer=3, n_head=4),
+    "mamba": MambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=3),
+    "opt": OPTConfig(
+        vocab_size=512,
+        hidden_size=32,
+        ffn_dim=32,
+        word_embed_proj_dim=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    ),
+}
+
+
+def packed_rows() -> Rows:
+    tokens = np.random.default_rng(0).integers(3, 97, (4, 16)).astype(np.int32)
+    return Rows(tokens, np.tile(np.arange(8, dtype=np.int32), (4, 2)))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_models_that_keep_documents_apart_are_taken(name: str, dtype: Any) -> None:
+    model: Any = tiny_model(name)
+    check_packing(model.to(dtype), packed_rows(), batch_size=8)
+    check_packing(model.to(dtype), packed_rows(), batch_size=1)
+
+
+@pytest.mark.parametrize("name", LEAKING)
+def test_models_that_see_across_documents_are_refused(name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(LEAKING[name]).eval()
+    with pytest.raises(RecipeError, match=r"data\.packing: .* set data\.packing: false"):
+        check_packing(model, packed_rows(), batch_size=8)
+
+
+def test_a_run_on_such_a_model_needs_packing_off(
+    tmp_path: Path, stories: Path, stories_text: Path
+) -> None:
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    AutoModelForCausalLM.from_config(LEAKING["bloom"]).save_pretrained(teacher)
+    load_tokenizer(stories).save_pretrained(teacher)
+    (tmp_path / "text.txt").write_text(stories_text.read_text()[:4000])
+    content: dict[str, Any] = {
+        "teacher": str(teacher),
+        "keep": [0, 2],
+        "out": str(out),
+        "data": {"files": [str(tmp_path / "text.txt")], "sequence_length": 64},
+        "training": {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True},
+    }
+    with pytest.raises(RecipeError, match=r"data\.packing"):
+        boomerang.distill(boomerang.Recipe(**content))
+    assert not out.exists()
+    content["data"]["packing"] = False
+    assert (boomerang.distill(boomerang.Recipe(**content)) / "config.json").exists()

@@ -1,0 +1,357 @@
+"""Runs from a recipe to a student, on a real model and real text."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+import boomerang
+from boomerang.cli import app
+from boomerang.distill.inputs import Inputs
+from boomerang.distill.module import DistillModule
+from boomerang.distill.output import Output
+from boomerang.distill.recipe import Recipe
+from boomerang.distill.run import _student, prepare, training_arguments
+from boomerang.errors import DataError, OutputError, RecipeError
+from boomerang.loading import load_model
+from boomerang.student import cut
+from tiny_models import tiny_model
+
+
+@pytest.fixture
+def content(tmp_path: Path, stories: Path, stories_text: Path) -> dict[str, Any]:
+    """A recipe on a real model and real text."""
+    return {
+        "teacher": str(stories),
+        "keep": [0, 2, 4],
+        "out": str(tmp_path / "out"),
+        "data": {
+            "files": [str(stories_text)],
+            "sequence_length": 64,
+            "held_out": 16,
+        },
+        "loss": {"kl": 1, "alignment": 10, "distance": "relative_squared_error"},
+        "switch": 0.2,
+        "mirror": 0.2,
+        "training": {
+            "max_steps": 20,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 2e-3,
+            "logging_steps": 1,
+            "use_cpu": True,
+        },
+    }
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_distilling_a_real_student_makes_it_better(
+    content: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content["training"] |= {"eval_strategy": "steps", "eval_steps": 20, "eval_on_start": True}
+    recipe = Recipe.parse(content)
+    out = boomerang.distill(recipe)
+    assert capsys.readouterr().out == ""
+
+    evaluations = [row for row in logged(out) if "eval_ce" in row]
+    assert [row["step"] for row in evaluations] == [0, 20]
+    # Perplexity 58 to about 15.
+    assert evaluations[1]["eval_ce"] < evaluations[0]["eval_ce"] - 1
+    assert evaluations[1]["eval_alignment"] < evaluations[0]["eval_alignment"]
+
+    names = {path.name for path in out.iterdir()}
+    assert {"config.json", "model.safetensors", "student_config.json", "recipe.yaml"} <= names
+    assert {"log.jsonl", "tokenizer.json", "inputs.json"} <= names
+    assert not {"checkpoints", "student"} & names
+    assert Recipe.load(out / "recipe.yaml") == recipe
+    student = AutoModelForCausalLM.from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    batch = tokenizer("Once upon a time", return_tensors="pt")
+    text = tokenizer.decode(student.generate(batch["input_ids"], max_new_tokens=8)[0])
+    assert text.startswith("<s> Once upon a time") or text.startswith("<s>Once upon a time")
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A function after which a run breaks off in the middle of a step, or no longer does."""
+    forward = DistillModule.forward
+
+    def set_step(broken: int | None) -> None:
+        @functools.wraps(forward)
+        def patched(self: DistillModule, *args: Any, step: int = 0, **kwargs: Any) -> Any:
+            if step == broken:
+                raise Interrupted
+            return forward(self, *args, step=step, **kwargs)
+
+        monkeypatch.setattr(DistillModule, "forward", patched)
+
+    yield set_step
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    content: dict[str, Any], tmp_path: Path, interrupt_at: Any
+) -> None:
+    content["training"] |= {"max_steps": 6, "save_steps": 2, "gradient_accumulation_steps": 2}
+    straight = boomerang.distill(Recipe.parse(content | {"out": str(tmp_path / "straight")}))
+
+    recipe = Recipe.parse(content)
+    interrupt_at(5)
+    with pytest.raises(Interrupted):
+        boomerang.distill(recipe)
+    out = Path(recipe.out)
+    assert not (out / "config.json").exists()
+    # A checkpoint that was being written when the machine went down.
+    shutil.copytree(out / "checkpoints" / "checkpoint-2", out / "checkpoints" / "checkpoint-5")
+    (out / "checkpoints" / "checkpoint-5" / "trainer_state.json").write_text('{"global_')
+    assert Output(recipe).last_checkpoint() == out / "checkpoints" / "checkpoint-4"
+    interrupt_at(None)
+    boomerang.distill(recipe)
+
+    assert (out / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    first, second = logged(straight), logged(out)
+    assert [row["step"] for row in second] == [row["step"] for row in first]
+    for one, other in zip(first, second, strict=True):
+        assert other.get("loss") == one.get("loss")
+
+    # What is finished is not done again, and not given to another recipe.
+    interrupt_at(0)
+    assert boomerang.distill(recipe) == out
+    with pytest.raises(OutputError, match="mirror, seed"):
+        boomerang.distill(Recipe.parse(content | {"mirror": 0.5, "seed": 7}))
+
+
+def test_an_output_with_something_else_in_it_is_refused(content: dict[str, Any]) -> None:
+    out = Path(content["out"])
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not empty"):
+        boomerang.distill(Recipe.parse(content))
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_checkpoints_on_the_way_are_students(content: dict[str, Any]) -> None:
+    content["training"] |= {"max_steps": 2, "save_steps": 1}
+    content["freeze"] = ["embedding", "head"]
+    out = boomerang.distill(Recipe.parse(content))
+    early, late = out / "checkpoints" / "checkpoint-1", out / "checkpoints" / "checkpoint-2"
+    first, last, end = (
+        AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (early, late, out)
+    )
+    teacher = AutoModelForCausalLM.from_pretrained(content["teacher"]).state_dict()
+    for name, value in end.items():
+        assert torch.equal(value, last[name])
+        assert torch.equal(value, first[name]) == (".layers." not in name)
+    for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
+        assert torch.equal(end[name], teacher[name])
+    assert (early / "student_config.json").exists()
+
+
+def test_training_values_that_transformers_refuses_are_named(content: dict[str, Any]) -> None:
+    wrong = copy.deepcopy(content)
+    wrong["training"]["lr_scheduler_type"] = "sawtooth"
+    with pytest.raises(RecipeError, match=r"training: .*sawtooth"):
+        training_arguments(Recipe.parse(wrong))
+
+
+def test_what_trainer_refuses_is_named_and_leaves_no_output(
+    content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trackers = "transformers.integrations.integration_utils"
+    monkeypatch.setattr(f"{trackers}.is_wandb_available", lambda: False)
+    content["training"]["report_to"] = "wandb"
+    with pytest.raises(RecipeError, match=r"^training: .*[wW]and[bB]"):
+        boomerang.distill(Recipe.parse(content))
+    assert not Path(content["out"]).exists()
+
+
+def test_rows_longer_than_the_teachers_positions_are_refused(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_model("gpt2").save_pretrained(tmp_path / "gpt2")
+    content["teacher"] = str(tmp_path / "gpt2")
+    content["data"]["sequence_length"] = 65
+    with pytest.raises(RecipeError, match=r"data\.sequence_length: is 65 .* 64 positions"):
+        boomerang.distill(Recipe.parse(content))
+    assert not Path(content["out"]).exists()
+
+
+def test_a_run_without_a_checkpoint_gives_way_to_a_corrected_recipe(
+    content: dict[str, Any], interrupt_at: Any
+) -> None:
+    content["training"] |= {"max_steps": 2, "save_steps": 1}
+    interrupt_at(0)
+    with pytest.raises(Interrupted):
+        boomerang.distill(Recipe.parse(content))
+    interrupt_at(1)
+    content["training"]["per_device_train_batch_size"] = 2
+    with pytest.raises(Interrupted):
+        boomerang.distill(Recipe.parse(content))
+    # Now there is something to lose.
+    with pytest.raises(OutputError, match="training"):
+        boomerang.distill(Recipe.parse(content | {"training": {"use_cpu": True}}))
+
+
+def test_a_run_goes_on_with_what_it_began_with(
+    content: dict[str, Any], tmp_path: Path, stories: Path, stories_text: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(stories_text.read_text()[:8000])
+    layers = boomerang.LayerMap(content.pop("keep"), 5)
+    content["student"] = str(boomerang.init_student(stories, tmp_path / "student", layers))
+    content["data"] |= {"files": [str(text)], "held_out": 0}
+    content["training"]["max_steps"] = 1
+    recipe = Recipe.parse(content)
+    out = boomerang.distill(recipe)
+    before = (out / "model.safetensors").stat()
+    assert boomerang.distill(recipe) == out
+    assert (out / "model.safetensors").stat() == before
+
+    boomerang.init_student(stories, tmp_path / "student", layers, random=True, overwrite=True)
+    with pytest.raises(OutputError, match="another student"):
+        boomerang.distill(recipe)
+    text.write_text(text.read_text()[:-100])
+    with pytest.raises(OutputError, match="another text, student"):
+        boomerang.distill(recipe)
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import boomerang
+{patch}
+boomerang.distill("{recipe}")
+"""
+
+# In the middle of writing the student, of moving its files, of writing down whose the output is.
+_KILLS = {
+    "saving": """
+from boomerang.distill.trainer import DistillTrainer
+save = DistillTrainer.save_student
+def killed(self, directory):
+    save(self, directory)
+    if "boomerang-partial" in str(directory):
+        os.kill(os.getpid(), signal.SIGKILL)
+DistillTrainer.save_student = killed
+""",
+    "moving": """
+replace = Path.replace
+def killed(self, target):
+    if Path(target).name == "config.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+Path.replace = killed
+""",
+    "claiming": """
+write = Path.write_text
+def killed(self, text, **kwargs):
+    write(self, text[:20], **kwargs)
+    if "recipe.yaml" in self.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+Path.write_text = killed
+""",
+}
+
+
+@pytest.mark.parametrize("moment", _KILLS)
+def test_a_run_that_was_killed_goes_on_and_leaves_nothing_behind(
+    content: dict[str, Any], tmp_path: Path, moment: str
+) -> None:
+    content["training"]["max_steps"] = 2
+    recipe = Recipe.parse(content)
+    recipe.save(tmp_path / "recipe.yaml")
+    script = _KILLED.format(patch=_KILLS[moment], recipe=tmp_path / "recipe.yaml")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
+    assert done.returncode == -9, done.stderr
+    out = Path(recipe.out)
+    assert not (out / "config.json").exists()
+    boomerang.distill(recipe)
+    names = {path.name for path in out.iterdir()}
+    assert {"config.json", "model.safetensors", "log.jsonl", "recipe.yaml"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    assert not {"checkpoints", "student"} & names
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_a_run_is_interrupted_at_the_cost_of_a_tenth_by_default(
+    content: dict[str, Any], interrupt_at: Any
+) -> None:
+    interrupt_at(5)
+    with pytest.raises(Interrupted):
+        boomerang.distill(Recipe.parse(content))
+    checkpoints = Path(content["out"]) / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-4"]
+
+
+def test_the_student_is_cut_from_unrounded_weights(content: dict[str, Any]) -> None:
+    """Also where the teacher runs in bf16; and a teacher of its own dtype is loaded only once."""
+    inputs = Inputs.find(Recipe.parse(content))
+    whole = load_model(inputs.teacher, dtype=torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        teacher = load_model(inputs.teacher, dtype=dtype)
+        student, layers = _student(Recipe.parse(content), inputs, teacher)
+        assert layers.kept == (0, 2, 4)
+        expected = cut(whole, layers).state_dict()
+        for name, value in student.state_dict().items():
+            assert torch.equal(value, expected[name])
+        shared = {parameter.data_ptr() for parameter in teacher.parameters()}
+        assert not shared & {parameter.data_ptr() for parameter in student.parameters()}
+
+
+def test_model_options_reach_both_models(content: dict[str, Any]) -> None:
+    recipe = Recipe.parse(content | {"model": {"attn_implementation": "eager"}})
+    trainer = prepare(recipe, training_arguments(recipe), Inputs.find(recipe))
+    for model in (trainer.module.teacher, trainer.module.student):
+        assert model.config._attn_implementation == "eager"
+
+
+def test_the_short_form_takes_the_teachers_length_and_loading_options(
+    stories: Path, stories_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Recipe] = []
+    module = sys.modules["boomerang.distill"]
+    monkeypatch.setattr(module, "distill", lambda recipe: given.append(recipe) or "out")
+    words = ["distill", str(stories), str(tmp_path / "out"), "--data", str(stories_text)]
+    options = ["--attn-implementation", "eager", "--trust-remote-code", "--device", "cpu"]
+    result = CliRunner().invoke(app, words + options)
+    assert result.exit_code == 0, result.output
+    recipe = given[0]
+    assert recipe.data.sequence_length == 512
+    assert recipe.model.for_model() == {"attn_implementation": "eager", "trust_remote_code": True}
+    assert recipe.training == {"use_cpu": True}
+
+
+def test_left_out_training_fields_take_the_papers_values(content: dict[str, Any]) -> None:
+    args = training_arguments(Recipe.parse(content | {"training": {"use_cpu": True}}))
+    assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon) == (0.9, 0.95, 1e-8)
+    assert (args.weight_decay, args.learning_rate, args.max_grad_norm) == (0.1, 3e-4, 1.0)
+    assert (args.lr_scheduler_type, args.max_steps) == ("cosine", 500)
+    assert args.get_warmup_steps(500) == 5
+    epochs = {"num_train_epochs": 2, "use_cpu": True}
+    assert training_arguments(Recipe.parse(content | {"training": epochs})).max_steps == -1
+
+
+def test_a_recipe_that_cannot_start_leaves_no_output(content: dict[str, Any]) -> None:
+    content["data"]["files"] = ["missing.txt"]
+    with pytest.raises(DataError, match=r"missing\.txt"):
+        boomerang.distill(Recipe.parse(content))
+    assert not Path(content["out"]).exists()
