@@ -63,7 +63,9 @@ def _table(
         collapse_padding=True,
         show_edge=False,
     )
-    for heading in ("patch", "layers", "params", "bytes", "perplexity", "bits/byte", "change "):
+    # Two baselines and the bytes do not fit into 80 columns together.
+    sizes = ["params", "bytes"] if len(baselines) < 2 else ["params"]
+    for heading in ("patch", "layers", *sizes, "perplexity", "bits/byte", "change "):
         table.add_column(heading, justify="right", no_wrap=True)
     for baseline in baselines:
         table.add_column(Text(baseline.series), justify="right", no_wrap=True)
@@ -75,8 +77,7 @@ def _table(
         table.add_row(
             str(row.patch),
             str(row.num_layers),
-            _count(row.parameters),
-            _bytes(row.bytes),
+            *[_count(row.parameters), _bytes(row.bytes)][: len(sizes)],
             f"{row.value:.2f}{_error(row)}",
             "-" if bits is None else f"{bits.value:.3f}",
             _change(change),
