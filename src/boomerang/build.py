@@ -199,7 +199,8 @@ def write_member(
             dtype=dtype,
             max_shard_size=shard_size,
         )
-        (partial / "README.md").write_text(model_card(plan, teacher, student, licence(source)))
+        card = model_card(plan, teacher, student, licence(source))
+        (partial / "README.md").write_text(card, encoding="utf-8")
         copy_companions(source, partial)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from .checkpoint.identity import Identity
 from .checkpoint.plan import Plan
+from .checkpoint.weights import inside
+from .errors import CheckpointError
 from .units import show_bytes, show_count
 
 # Front matter is short; whatever follows is of no interest here.
@@ -25,11 +27,14 @@ _CITATION = """@inproceedings{kangaslahti2026boomerang,
 
 def licence(directory: Path) -> dict[str, Any]:
     """What a checkpoint's own card says about its licence; nothing where it has no card."""
-    path = directory / "README.md"
     try:
+        path = inside(directory, "README.md")
+        # Opening a pipe would wait for a writer.
+        if not path.is_file():
+            return {}
         with path.open("rb") as file:
             text = file.read(_LONGEST).decode(errors="replace")
-    except OSError:
+    except (OSError, CheckpointError):
         return {}
     lines = text.splitlines()
     if not lines or lines[0].strip() != "---" or "---" not in lines[1:]:

@@ -9,7 +9,8 @@ from ..errors import OutputError
 from .weights import inside
 
 _PATTERNS = (
-    "*token*", "vocab*", "merges.txt", "*.model", "*chat_template*", "*.jinja", "*processor*",
+    "tokenizer*", "special_tokens*", "added_tokens*", "*.tiktoken", "tekken.json", "vocab*",
+    "merges.txt", "*.model", "*chat_template*", "*.jinja", "*processor*",
     "generation_config.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 # What could match above and is something else: weights, and the files a member has of its own.
