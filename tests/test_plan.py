@@ -409,3 +409,28 @@ def test_a_plan_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
     plan.unlink()
     with pytest.raises(CheckpointError, match=r"student_config\.json"):
         FamilyOnDisk.open(teacher, student)
+
+
+@pytest.mark.parametrize("damage", ["missing", "renamed", "reshaped"])
+def test_a_damaged_pruned_layer_is_found(damage: str, tmp_path: Path) -> None:
+    teacher, student = save_pair(tmp_path, "llama")
+    path = teacher / "model.safetensors"
+    weights = load_file(path)
+    name = "model.layers.2.mlp.down_proj.weight"  # kept are 0, 1, 3 and 5
+    tensor = weights.pop(name)
+    if damage == "renamed":
+        weights["model.layers.2.mlp.other.weight"] = tensor
+    if damage == "reshaped":
+        weights[name] = tensor.T.contiguous()
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="layer 2 has other tensors"):
+        FamilyOnDisk.open(teacher, student)
+
+
+def test_a_student_with_other_rotary_settings_is_refused(tmp_path: Path) -> None:
+    teacher, student = save_pair(tmp_path, "llama")
+    config = json.loads((student / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 5.0
+    (student / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArchitectureError, match=r"rope_theta is 5\.0"):
+        FamilyOnDisk.open(teacher, student)

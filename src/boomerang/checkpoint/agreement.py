@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from ..architecture.config import text_config
+from ..architecture.config import member_config, text_config
 from ..architecture.names import translate
 from ..errors import ArchitectureError, CheckpointError, LayerMapError
 from ..layers import LayerMap
@@ -17,7 +18,8 @@ from .header import Tensor
 _SETTINGS = (
     "model_type", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_act",
     "hidden_activation", "activation_function", "rms_norm_eps", "layer_norm_eps",
-    "layer_norm_epsilon", "rope_theta", "num_experts_per_tok", "quantization_config",
+    "layer_norm_epsilon", "rope_theta", "partial_rotary_factor", "full_attention",
+    "sliding_attention", "num_experts_per_tok", "quantization_config",
 )  # fmt: skip
 
 
@@ -34,6 +36,7 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
     _check_settings(teacher, student)
     _check_depth(teacher, layers.num_layers, "teacher")
     _check_depth(student, layers.num_student_layers, "student")
+    _check_pruned(teacher, layers)
     exact = teacher.is_quantised
     for i, kept in enumerate(layers.kept):
         where = f"student layer {i} (teacher layer {kept})"
@@ -55,8 +58,39 @@ def _check_depth(checkpoint: Checkpoint, expected: int, who: str) -> None:
         )
 
 
+def _check_pruned(teacher: Checkpoint, layers: LayerMap) -> None:
+    """A pruned layer that is like no other one lacks a tensor, or has one that is not its own.
+
+    Kept layers are compared with the student's; these have no twin there. A layer may well be the
+    only one of its kind, but then the config tells it from the others.
+    """
+    shapes = [_shapes(teacher.layer(i)) for i in range(layers.num_layers)]
+    for i in layers.pruned:
+        if shapes.count(shapes[i]) > 1:
+            continue
+        # The config of a model of that layer alone: all the teacher's config says about it.
+        kind = member_config(teacher.config, [i], tied=False)
+        alike = [
+            shapes[j]
+            for j in range(layers.num_layers)
+            if j != i and member_config(teacher.config, [j], tied=False) == kind
+        ]
+        if alike:
+            usual = max(alike, key=alike.count)
+            odd = sorted(set(shapes[i].items()) ^ set(usual.items()))
+            raise CheckpointError(
+                f"layer {i} has other tensors than every layer of its kind: {odd[0][0]!r:.200} is "
+                "missing, too much, or of another shape",
+                where=teacher.directory,
+            )
+
+
+def _shapes(layer: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in layer.items()}
+
+
 def _check_settings(teacher: Checkpoint, student: Checkpoint) -> None:
-    theirs, ours = text_config(teacher.config), text_config(student.config)
+    theirs, ours = (_settings(text_config(each.config)) for each in (teacher, student))
     for key in _SETTINGS:
         a, b = theirs.get(key), ours.get(key)
         # Versions of transformers differ in what they leave out.
@@ -65,6 +99,12 @@ def _check_settings(teacher: Checkpoint, student: Checkpoint) -> None:
             raise ArchitectureError(
                 f"{key} is {b!r:.80} and the teacher's is {a!r:.80}", where=student.directory
             )
+
+
+def _settings(text: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what transformers 5 writes under `rope_parameters` where 4 wrote it."""
+    rope = text.get("rope_parameters")
+    return {**text, **(rope if isinstance(rope, dict) else {})}
 
 
 def _check_matrices(checkpoint: Checkpoint) -> None:
