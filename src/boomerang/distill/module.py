@@ -194,18 +194,18 @@ class DistillModule(nn.Module):
         own = range(route.enter, route.leave)
         rest = range(kept[route.leave], num_layers) if route.name == "mirror" else range(0)
         last = self.teacher if rest else self.student
+        output: Any = last.get_output_embeddings()
+        table: Any = self.student.get_input_embeddings()
         model = assemble(
             self.teacher,
             [*((self.student, i) for i in own), *((self.teacher, t) for t in rest)],
             [*(kept[i] for i in own), *rest],
             embedding=self.student,
             head=last,
+            # By what is one matrix, not by what is equal: a new student's embedding still equals
+            # the teacher's head, and soon differs.
+            tied=output is not None and output.weight is table.weight,
         )
-        output = last.get_output_embeddings()
-        if output is not None:
-            # A new student's embedding still equals the teacher's head, so that the member is tied;
-            # soon they differ.
-            model.get_output_embeddings().weight = output.weight
         model.train(self.training)
         return Runner(model, enters=route.enter > 0)
 
