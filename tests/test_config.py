@@ -119,6 +119,12 @@ def test_a_nested_text_config_is_followed_and_the_vision_part_left_alone() -> No
         ({"scale_depth": 1.4}, "scale_depth"),
         ({"something_new": [0, 1, 0, 1, 0, 1]}, "something_new"),
         ({"is_encoder_decoder": True}, "is_encoder_decoder"),
+        ({"model_type": [1]}, "model_type"),
+        ({"attention_types": [[["global"], 10**10]]}, "attention_types"),
+        ({"attention_types": [[[], 10**10], [["global"], 6]]}, "attention_types"),
+        ({"attention_types": [[["global"], 10**10], [["local"], 6 - 10**10]]}, "attention_types"),
+        ({"attention_types": [[["global"], 2.0], [["local"], 4]]}, "attention_types"),
+        ({"attention_types": [["global", "local", 3]]}, "attention_types"),
     ],
 )
 def test_what_cannot_be_carried_over_is_refused_by_its_key(extra: dict[str, Any], key: str) -> None:
@@ -144,6 +150,9 @@ def test_what_does_not_depend_on_depth_stays(extra: dict[str, Any]) -> None:
         {"num_hidden_layers": 0},
         {"num_hidden_layers": "4"},
         {"n_layer": 2, "n_layers": 3},
+        {"num_hidden_layers": 10**9},
+        {"num_hidden_layers": 10**4000},
+        {"text_config": {"num_hidden_layers": 4, "model_type": {}}},
     ],
 )
 def test_an_unclear_depth_is_refused(config: dict[str, Any]) -> None:

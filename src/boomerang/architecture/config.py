@@ -22,6 +22,10 @@ Config = dict[str, Any]
 
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
+# Ten times the depth of DeepNet (1,000 layers, arXiv 2203.00555). No list and no module is made for
+# each layer of a config that speaks of more.
+MAX_LAYERS = 10_000
+
 # One entry for each layer: position i takes the entry of its teacher layer.
 _ENTRY_PER_LAYER = frozenset({
     "activation_sparsity_pattern", "attention_layers", "indexer_types", "intermediate_size",
@@ -76,7 +80,8 @@ def text_config(config: Config) -> Config:
     """The part of a config that describes the language model: itself, or its `text_config`.
 
     Raises:
-        ConfigError: There is no key for the number of layers, or the model is an encoder-decoder.
+        ConfigError: There is no key for the number of layers, the model is an encoder-decoder, or
+            its type is no string.
     """
     text = config
     if not any(key in config for key in DEPTH_KEYS) and isinstance(config.get("text_config"), dict):
@@ -86,6 +91,11 @@ def text_config(config: Config) -> Config:
             "is true: encoder-decoder models are not supported",
             where="is_encoder_decoder",
         )
+    for part in (config, text):
+        if not isinstance(part.get("model_type", ""), str):
+            raise ConfigError(
+                f"is {_short(part['model_type'])} and should be a string", where="model_type"
+            )
     if not any(key in text for key in DEPTH_KEYS):
         raise ConfigError(
             "no key gives the number of layers",
@@ -99,15 +109,21 @@ def num_layers(config: Config) -> int:
     """N, the number of layers a config speaks of.
 
     Raises:
-        ConfigError: The key is missing, no positive whole number, or given twice and differently.
+        ConfigError: The key is missing, no positive whole number up to `MAX_LAYERS`, or given
+            twice and differently.
     """
     text = text_config(config)
     found = {key: text[key] for key in DEPTH_KEYS if text.get(key) is not None}
     count = next(iter(found.values()), None)
     is_count = isinstance(count, int) and not isinstance(count, bool) and count > 0
     if not is_count or any(value != count for value in found.values()):
-        raise ConfigError(f"the number of layers is unclear: {found}", where="config.json")
+        raise ConfigError(f"the number of layers is unclear: {_short(found)}", where="config.json")
     assert isinstance(count, int)
+    if count > MAX_LAYERS:
+        raise ConfigError(
+            f"speaks of {_short(count)} layers; more than {MAX_LAYERS} are not supported",
+            where="config.json",
+        )
     return count
 
 
@@ -242,14 +258,17 @@ def _per_layer_config(text: Config, layers: Sequence[int], total: int) -> None:
 
 def _attention_types(text: Config, layers: Sequence[int], total: int) -> None:
     """`[[[types], repeats], ...]`, unrolled into one entry for each layer."""
-    unrolled = [
-        kind for kinds, times in text["attention_types"] for _ in range(times) for kind in kinds
-    ]
-    if len(unrolled) != total:
+    runs = [(tuple(kinds), times) for kinds, times in text["attention_types"]]
+    # Counted before anything of that length is made.
+    counts = [(len(kinds), times) for kinds, times in runs]
+    if not all(type(times) is int and 0 <= times <= total for _, times in counts) or total != sum(
+        kinds * times for kinds, times in counts
+    ):
         raise ConfigError(
-            f"unrolls to {len(unrolled)} entries for {total} layers",
+            f"is {_short(text['attention_types'])} and does not unroll to {total} layers",
             where="attention_types",
         )
+    unrolled = [kind for kinds, times in runs for _ in range(times) for kind in kinds]
     text["attention_types"] = [[[unrolled[i]], 1] for i in layers]
 
 

@@ -46,10 +46,13 @@ class Checkpoint:
             ConfigError, ArchitectureError: The architecture is not supported.
         """
         config = read_config(directory)
+        tensors = read_weights(directory)
+        layout = layout_of(config, tensors, directory)
+        # Last: what a config leaves open is worked out for as many layers as there are, not for as
+        # many as it says there are.
         if expand:
             config = with_layer_types(config, directory)
-        tensors = read_weights(directory)
-        return cls(directory, config, tensors, layout_of(config, tensors, directory))
+        return cls(directory, config, tensors, layout)
 
     @property
     def dtype(self) -> str | None:
