@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import boomerang
-from boomerang.checkpoint.header import read_header
+from boomerang.checkpoint.header import Tensor, read_header
 from boomerang.checkpoint.output import new_directory
+from boomerang.checkpoint.plan import Item
 from boomerang.checkpoint.student_config import write_student_config
+from boomerang.checkpoint.write import header
 from boomerang.errors import CheckpointError, LayerMapError, OutputError
 from boomerang.family import Family
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST
@@ -153,6 +156,19 @@ def test_the_same_inputs_give_the_same_bytes(pair: tuple[Path, Path], tmp_path: 
     assert content(boomerang.build(*pair, tmp_path / "elsewhere" / "b", patch=1)) == first
 
 
+def test_a_directory_has_one_name_in_the_record(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = content(boomerang.build(*pair, tmp_path / "a", patch=1))
+    (tmp_path / "link").symlink_to(pair[0])
+    monkeypatch.chdir(pair[0].parent)
+    for i, spelling in enumerate(
+        ("teacher", "./teacher/", "student/../teacher", tmp_path / "link")
+    ):
+        out = boomerang.build(spelling, "student", tmp_path / str(i), patch=1)
+        assert content(out) == first
+
+
 def test_the_record_repeats_the_build(pair: tuple[Path, Path], tmp_path: Path) -> None:
     order = [2, 0, 3, 1]
     (tmp_path / "order.json").write_text(json.dumps(order))
@@ -169,7 +185,7 @@ def test_the_record_repeats_the_build(pair: tuple[Path, Path], tmp_path: Path) -
     assert record["kept_layers"] == [0, 1, 3, 5]
     assert record["patched_layers"] == [0, 2, 3]
     assert record["order"] == order
-    assert record["teacher"]["id"] == str(pair[0])
+    assert record["teacher"]["id"] == str(pair[0].resolve())
     assert record["teacher"]["fingerprint"] != record["student"]["fingerprint"]
     again = boomerang.build(
         record["teacher"]["id"],
@@ -207,7 +223,10 @@ def test_the_card_names_licence_and_origin(pair: tuple[Path, Path], tmp_path: Pa
     assert front["license_name"] == "tiny"
     assert front["license_link"] == "https://example.org/terms"
     assert front["library_name"] == "transformers"
-    assert str(pair[0]) in text and str(pair[1]) in text
+    # Of directories the name alone: a card is for strangers.
+    assert "| Teacher | `teacher`, a local checkpoint, 7 layers |" in text
+    assert "| Student | `student`, a local checkpoint, 4 layers |" in text
+    assert str(pair[0].parent) not in text
     assert "2510.05064" in text
 
 
@@ -389,6 +408,30 @@ def test_a_broken_source_leaves_nothing(tmp_path: Path) -> None:
     assert nothing_but(tmp_path, "models")
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_parents_made_for_a_failed_build_go_again(
+    kept: bool, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those it made, and only if nobody has put anything there."""
+    (tmp_path / "mine").mkdir()
+    out = tmp_path / "mine" / "new" / "newer" / "out"
+
+    def fail(*_: object) -> None:
+        if kept:
+            (tmp_path / "mine" / "new" / "other").write_text("")
+        raise OutputError("failed")
+
+    monkeypatch.setattr("boomerang.checkpoint.record.write_json", fail)
+    with pytest.raises(OutputError, match="failed"):
+        boomerang.build(*pair, out, patch=1)
+    assert nothing_but(tmp_path, "mine")
+    assert nothing_but(tmp_path / "mine", *["new"] * kept)
+    assert not kept or nothing_but(tmp_path / "mine" / "new", "other")
+    with pytest.raises(OutputError, match="cannot be"):
+        boomerang.build(*pair, tmp_path / "made" / ("x" * 300) / "out", patch=1)
+    assert nothing_but(tmp_path, "mine")
+
+
 def test_a_source_that_shrinks_meanwhile_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -502,6 +545,19 @@ def test_memory_and_imports(dtype: str | None, heavy: set[str], limit: int, tmp_
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.safetensors").stat().st_size > 90_000_000
     assert int(done.stdout.split()[1]) < limit * 1024
+
+
+def test_a_header_takes_little_more_than_its_own_bytes_to_write() -> None:
+    names = [f"model.layers.{i}.mlp.experts.{j}.w.weight" for i in range(20) for j in range(100)]
+    items = [
+        Item(name, Tensor(name, Path("a"), "BF16", (8, 64), 1024 * i, 1024), "BF16")
+        for i, name in enumerate(names)
+    ]
+    tracemalloc.start()
+    length = len(header(items))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * length
 
 
 def big_pair(directory: Path) -> tuple[Path, Path]:

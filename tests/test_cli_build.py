@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from boomerang.cli import app
 from boomerang.errors import BoomerangError, OutputError
-from disk import save_pair
+from disk import save_models, save_pair
+from tiny_models import tiny_pair
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +154,69 @@ def test_sizes_without_weights_or_student(
     assert json.loads(call("sizes", pair[0], plan, "--json").stdout) == with_student
     with pytest.raises(BoomerangError, match="--keep"):
         call("sizes", *pair, "--keep", "0")
+
+
+class Hub:
+    """A stub of the hub's client: models in a directory, and a cache for what is asked for."""
+
+    def __init__(self, models: Path, cache: Path) -> None:
+        self.models, self.cache = models, cache
+
+    def snapshot_download(
+        self, name: str, *, revision: str | None, allow_patterns: list[str]
+    ) -> str:
+        snapshot = self.cache / name.replace("/", "--") / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        for path in (self.models / Path(name).name).iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, snapshot)
+        return str(snapshot)
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.cache.rglob("*.*")}
+
+
+@pytest.fixture
+def hub(pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    client = Hub(Path(pair[0]).parent, tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", client.snapshot_download)
+    return client
+
+
+def test_sizes_of_models_on_the_hub_download_no_weights(pair: tuple[str, str], hub: Hub) -> None:
+    expected = call("sizes", *pair, "--json").stdout
+    assert call("sizes", "me/teacher", "me/student", "--json").stdout == expected
+    assert call("sizes", "me/teacher", "--keep", "0,1,3,5", "--json").stdout == expected
+    assert call("sizes", pair[0], "me/student", "--json").stdout == expected
+    assert hub.files() == {"config.json", "student_config.json"}
+
+
+def test_sizes_use_weights_that_are_in_the_cache(tmp_path: Path, hub: Hub) -> None:
+    """Whole ones; a part of a download is as good as none."""
+    # A tied student with the teacher's own embedding: no config tells that members are tied, too.
+    teacher, student, layers = tiny_pair("llama", tied=True)
+    student.model.embed_tokens.load_state_dict(teacher.model.embed_tokens.state_dict())
+    hub.models = tmp_path / "models"
+    local = save_models(hub.models, teacher, student, layers, max_shard_size="20KB")
+    names = ("me/teacher", "me/student")
+    exact = call("sizes", *local, "--json").stdout
+    counted = call("sizes", *names, "--json").stdout
+    assert counted != exact
+    assert [row["bytes"] for row in json.loads(counted)][::3] == [
+        row["bytes"] for row in json.loads(exact)
+    ][::3], "student and teacher themselves are counted right"
+    for name in names:
+        hub.snapshot_download(name, revision=None, allow_patterns=["*.json", "*-00001-of-*"])
+    assert call("sizes", *names, "--json").stdout == counted
+    for name in names:
+        hub.snapshot_download(name, revision=None, allow_patterns=["*"])
+    assert call("sizes", *names, "--json").stdout == exact
+
+
+def test_sizes_of_a_quantised_model_are_not_guessed(configs: Path, tmp_path: Path) -> None:
+    config = json.loads((configs / "Qwen3-4B-Base.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "fp8"}})
+    )
+    with pytest.raises(BoomerangError, match="quantised"):
+        call("sizes", tmp_path, "--json")

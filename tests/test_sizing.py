@@ -94,6 +94,17 @@ def test_active_parameters_of_experts() -> None:
     assert row.active_parameters == total - idle
 
 
+@pytest.mark.parametrize("chosen", [0, -1, 5, True, None])
+def test_active_parameters_are_not_made_up(chosen: Any, tmp_path: Path) -> None:
+    teacher, student = save_pair(tmp_path, "qwen3_moe")
+    for directory in (teacher, student):
+        path = directory / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_experts_per_tok": chosen}))
+    family = FamilyOnDisk.open(teacher, student)
+    rows = member_sizes(family.pair, family.members())
+    assert {row.active_parameters for row in rows} == {None}
+
+
 def sizes_of(config: dict[str, Any], **kwargs: Any) -> list[Size]:
     from tempfile import TemporaryDirectory
 

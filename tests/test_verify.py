@@ -15,7 +15,7 @@ from boomerang.checkpoint.record import read_record
 from boomerang.cli import app
 from boomerang.errors import CheckpointError, LayerMapError
 from boomerang.loading import load_model
-from boomerang.verify import compare, verify
+from boomerang.verify import _same_bits, compare, verify
 from disk import save_models, save_pair
 from tiny_models import ARCHITECTURES, tiny_pair
 
@@ -64,6 +64,21 @@ def test_a_single_wrong_bit_is_named(member: Path, tmp_path: Path) -> None:
     assert result.difference == f"tensor {name} differs"
 
 
+def test_tensors_of_every_rank_are_compared_bit_by_bit() -> None:
+    """A scalar has no dimension to cut into bytes, and zero and minus zero are two numbers."""
+    nan = torch.full((2, 3), float("nan"))
+    for a in (torch.tensor(3), torch.tensor(0.0), torch.zeros(0, 4), nan, torch.arange(6.0)):
+        assert _same_bits(a, a.clone())
+    assert _same_bits(nan.T, nan.T.contiguous())
+    for a, b in (
+        (torch.tensor(3), torch.tensor(4)),
+        (torch.tensor(0.0), torch.tensor(-0.0)),
+        (torch.arange(6.0), torch.arange(6.0).reshape(2, 3)),
+        (torch.zeros(4, dtype=torch.float16), torch.zeros(4, dtype=torch.bfloat16)),
+    ):
+        assert not _same_bits(a, b)
+
+
 def test_not_a_number_is_reported(tmp_path: Path) -> None:
     teacher, student, layers = tiny_pair("llama")
     with torch.no_grad():
@@ -83,6 +98,16 @@ def test_the_command_says_pass_or_the_first_difference(member: Path, tmp_path: P
     failed = CliRunner().invoke(app, ["verify", str(wrong)])
     assert failed.exit_code == 1
     assert "FAIL: tensor lm_head.weight differs" in failed.stdout
+
+
+def test_the_sources_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_pair(tmp_path / "models", "llama")
+    monkeypatch.chdir(tmp_path / "models")
+    build("teacher", "student", tmp_path / "member", patch=1)
+    monkeypatch.chdir(tmp_path)
+    assert verify("member").passed
 
 
 def test_a_directory_that_was_not_built_or_another_pair_is_refused(

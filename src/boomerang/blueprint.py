@@ -5,6 +5,7 @@ A teacher from its config alone, a student from its kept layers alone.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ from .architecture.config import Config, member_config, num_layers, text_config
 from .architecture.expand import with_layer_types
 from .architecture.names import Layout
 from .checkpoint.directory import Checkpoint
-from .checkpoint.family import FamilyOnDisk
 from .checkpoint.header import DTYPE_BITS, Tensor
 from .checkpoint.jsonfile import read_json_object
 from .checkpoint.plan import DTYPES, Pair
-from .checkpoint.resolve import resolve
+from .checkpoint.resolve import Reference, resolve
 from .checkpoint.student_config import read_student_config
-from .checkpoint.weights import has_weights
+from .checkpoint.weights import has_all_weights, has_weights, inside
 from .errors import ArchitectureError, LayerMapError
 from .layers import LayerMap, Order
 from .order import default_order_for
@@ -28,6 +28,8 @@ from .order import default_order_for
 def open_for_counting(teacher: str | Path, student: str | Path) -> tuple[Pair, Order]:
     """A teacher and a student, whether or not their weights are there, and the order to patch in.
 
+    Of models on the hub no weights are downloaded.
+
     Args:
         teacher: A directory, a hub id, a `config.json` or a directory with one.
         student: A directory or hub id with a `student_config.json`.
@@ -35,12 +37,14 @@ def open_for_counting(teacher: str | Path, student: str | Path) -> tuple[Pair, O
     Raises:
         CheckpointError, LayerMapError, ArchitectureError, ConfigError: As `FamilyOnDisk.open`.
     """
-    is_config = Path(teacher).is_file()
-    if not is_config and has_weights(resolve(teacher)) and has_weights(resolve(student)):
-        family = FamilyOnDisk.open(teacher, student)
-        return family.pair, family.order
-    layers, measured = read_student_config(resolve(student))
-    pair = imagined_pair(open_teacher(teacher), layers)
+    opened = open_teacher(teacher)
+    directory = resolve(student, weights=False)
+    layers, measured = read_student_config(directory)
+    # Of a teacher without weights all that is known is a file, its config.
+    if opened.directory.is_dir() and _has_weights(student, directory):
+        pair = Pair(opened, Checkpoint.open(directory), layers)
+    else:
+        pair = imagined_pair(opened, layers)
     return pair, measured or default_order_for(pair.teacher.config)
 
 
@@ -53,13 +57,18 @@ def open_teacher(teacher: str | Path) -> Checkpoint:
     Raises:
         CheckpointError, ArchitectureError, ConfigError: It cannot be read or is not supported.
     """
-    path = Path(teacher)
-    if path.is_file():
-        return teacher_from_config(path)
-    directory = resolve(teacher)
-    if has_weights(directory):
+    if os.path.isfile(teacher):
+        return teacher_from_config(Path(teacher))
+    directory = resolve(teacher, weights=False)
+    if _has_weights(teacher, directory):
         return Checkpoint.open(directory, expand=True)
-    return teacher_from_config(directory / "config.json")
+    return teacher_from_config(inside(directory, "config.json"))
+
+
+def _has_weights(reference: str | Path, directory: Path) -> bool:
+    # A directory that lacks one of its files is broken, a part of a download is as good as none.
+    is_local = Path(Reference.parse(reference).name).is_dir()
+    return has_weights(directory) if is_local else has_all_weights(directory)
 
 
 def teacher_from_config(path: Path) -> Checkpoint:
@@ -72,9 +81,15 @@ def teacher_from_config(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: It cannot be read.
-        ArchitectureError, ConfigError: The architecture is not supported.
+        ArchitectureError, ConfigError: The architecture is not supported, or the model quantised.
     """
     config = with_layer_types(read_json_object(path), path)
+    if any(part.get("quantization_config") for part in (config, text_config(config))):
+        raise ArchitectureError(
+            "is of a quantised model, whose size it does not tell",
+            where=path,
+            fix="download the model and name its directory",
+        )
     model = _on_meta(config, path)
     tensors, layout = _describe(model, config, path)
     return Checkpoint(path, config, tensors, layout)

@@ -47,6 +47,7 @@ def build(
     The member is chosen by exactly one of `patch`, `blocks`, `num_layers`, `params` and `memory`;
     the last three take the largest that fits. Embedding and output matrix are tied exactly when
     they are bitwise equal in the dtype written. The same arguments give the same bytes.
+    `boomerang.json` names local sources by their absolute paths, and is uploaded with the rest.
 
     Args:
         teacher: A directory, or a hub id (`owner/name`) with or without `@revision`.
@@ -173,7 +174,7 @@ def write_member(
         CheckpointError, ConfigError, OutputError: As `build`.
     """
     from .card import licence, model_card
-    from .checkpoint.companions import copy_companions
+    from .checkpoint.companions import copy_companions, find_companions
     from .checkpoint.family import recorded_order
     from .checkpoint.output import check_space, new_directory, write_json
     from .checkpoint.record import write_record
@@ -185,6 +186,10 @@ def write_member(
     _check_apart(out, family.directories)
     plan = family.pair.plan(member, dtype)
     teacher, student = family.identities()
+    # Whatever a source can be refused for is found before anything is written.
+    companions = find_companions(source)
+    card = model_card(plan, teacher, student, licence(source))
+    along = recorded_order(member, family.order if order is None else order)
     check_space(out, plan.length)
     with new_directory(out, overwrite=overwrite) as partial:
         with progress(plan.length) if progress else nullcontext(_ignore) as report:
@@ -195,13 +200,32 @@ def write_member(
             plan,
             teacher,
             student,
-            order=recorded_order(member, family.order if order is None else order),
+            order=along,
             dtype=dtype,
             max_shard_size=shard_size,
         )
-        card = model_card(plan, teacher, student, licence(source))
         (partial / "README.md").write_text(card, encoding="utf-8")
-        copy_companions(source, partial)
+        copy_companions(companions, partial)
+
+
+def check_room(
+    family: FamilyOnDisk, members: Iterable[Member], out: Path, dtype: str | None = None
+) -> None:
+    """Refuse several members for whose weights together the disk has no room.
+
+    Args:
+        family: Whose members they are.
+        members: Which ones are to be written.
+        out: The directory they go to.
+        dtype: As in `build`.
+
+    Raises:
+        CheckpointError, ConfigError: As `build`.
+        OutputError: Less is free.
+    """
+    from .checkpoint.output import check_space
+
+    check_space(out, sum(family.pair.plan(member, dtype).length for member in members))
 
 
 def member_directory(family: FamilyOnDisk, member: Member, out: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .checkpoint.header import open_plain
 from .checkpoint.identity import Identity
 from .checkpoint.plan import Plan
 from .checkpoint.weights import inside
@@ -13,6 +14,7 @@ from .units import show_bytes, show_count
 
 # Front matter is short; whatever follows is of no interest here.
 _LONGEST = 64 * 1024
+_TEXT = "tag:yaml.org,2002:str"
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 
 _CITATION = """@inproceedings{kangaslahti2026boomerang,
@@ -25,14 +27,15 @@ _CITATION = """@inproceedings{kangaslahti2026boomerang,
 }"""
 
 
-def licence(directory: Path) -> dict[str, Any]:
-    """What a checkpoint's own card says about its licence; nothing where it has no card."""
+def licence(directory: Path) -> dict[str, str]:
+    """What a checkpoint's own card says about its licence; nothing where it has no readable card.
+
+    Raises:
+        CheckpointError: It names a licence by what is no text.
+    """
     try:
         path = inside(directory, "README.md")
-        # Opening a pipe would wait for a writer.
-        if not path.is_file():
-            return {}
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_plain) as file:
             text = file.read(_LONGEST).decode(errors="replace")
     except (OSError, CheckpointError):
         return {}
@@ -43,15 +46,25 @@ def licence(directory: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        front = yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)]))
-    except (yaml.YAMLError, ValueError, RecursionError):
+        # Not loaded: YAML's merges can be made to multiply, and its values can be of any kind.
+        front = yaml.compose("\n".join(lines[1 : lines.index("---", 1)]), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         return {}
-    if not isinstance(front, dict):
+    if not isinstance(front, yaml.MappingNode):
         return {}
-    return {key: front[key] for key in _LICENCE_KEYS if isinstance(front.get(key), str)}
+    found = {}
+    for key, value in front.value:
+        is_text = isinstance(value, yaml.ScalarNode) and value.tag == _TEXT
+        if is_text and key.value in _LICENCE_KEYS:
+            found[key.value] = value.value
+    try:
+        "".join(found.values()).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError("names a licence that is no Unicode text", where=path) from None
+    return {key: found[key] for key in _LICENCE_KEYS if key in found}
 
 
-def model_card(plan: Plan, teacher: Identity, student: Identity, licence: dict[str, Any]) -> str:
+def model_card(plan: Plan, teacher: Identity, student: Identity, licence: dict[str, str]) -> str:
     """The text of a member's `README.md`.
 
     Args:
@@ -110,7 +123,7 @@ It is a plain checkpoint of the teacher's architecture: whatever reads the teach
 """
 
 
-def _front_matter(licence: dict[str, Any], teacher: Identity, student: Identity) -> str:
+def _front_matter(licence: dict[str, str], teacher: Identity, student: Identity) -> str:
     import yaml
 
     # A hub page can only point at models on the hub.
@@ -129,10 +142,13 @@ def _front_matter(licence: dict[str, Any], teacher: Identity, student: Identity)
 
 
 def _spell(who: Identity) -> str:
+    # A card is read by strangers: of a directory of one's own it gives the name alone.
+    if Path(who.id).is_absolute():
+        return f"`{Path(who.id).name}`, a local checkpoint"
     return f"`{who.id}`" if who.revision is None else f"`{who.id}` at `{who.revision}`"
 
 
-def _licence_text(licence: dict[str, Any]) -> str:
+def _licence_text(licence: dict[str, str]) -> str:
     if not licence:
         return (
             "The teacher's card names no licence; the teacher's terms apply to this model as well."

@@ -40,7 +40,7 @@ class Size:
         parameters: Numbers stored; tied matrices count once.
         parameters_without_embeddings: The same without embedding tables and output matrix.
         active_parameters: Those a token passes: with a mixture of experts, only the experts chosen
-            for it. None where the config does not say how many are chosen.
+            for it. None where the config does not say how many are chosen, or says what cannot be.
         bytes: Of the weights.
         kv_bytes_per_token: What the KV cache grows by with each token while that is within all
             sliding windows; None where the cache of the architecture is not known.
@@ -194,11 +194,11 @@ def _size(plan: Plan, config: Config, context: int, batch: int) -> Size:
 
 def _active(plan: Plan, config: Config, parameters: int) -> int | None:
     text = text_config(config)
-    experts = next((text[key] for key in _EXPERTS if isinstance(text.get(key), int)), 0)
+    experts = next((text[key] for key in _EXPERTS if type(text.get(key)) is int), 0)
     if experts < 2:
         return parameters
-    chosen = next((text[key] for key in _CHOSEN if isinstance(text.get(key), int)), None)
+    chosen = next((text[key] for key in _CHOSEN if type(text.get(key)) is int), 0)
     routed = sum(item.source.elements for item in plan.items if _ROUTED.search(item.name))
-    if chosen is None or not routed:
+    if not 1 <= chosen <= experts or not routed:
         return None
     return parameters - routed + routed * chosen // experts

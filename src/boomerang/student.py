@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .architecture.config import num_layers
-from .checkpoint.companions import copy_companions
+from .checkpoint.companions import copy_companions, find_companions
 from .checkpoint.directory import read_config
 from .checkpoint.output import new_directory
 from .checkpoint.resolve import resolve
@@ -87,21 +87,21 @@ def init_student(
     from .loading import load_model
 
     out = Path(out)
-    source: Path | None = None
+    companions: dict[str, Path] = {}
     with new_directory(out, overwrite=overwrite) as partial:
         if isinstance(teacher, str | Path):
             trust = bool(model_kwargs.get("trust_remote_code", False))
             source = resolve(teacher, trust_remote_code=trust)
             # The config tells about a wrong plan long before the weights are read.
             _check_depth(read_config(source), layers)
+            companions = find_companions(source)
             teacher = load_model(source, **model_kwargs)
         student = cut(teacher, layers)
         if random:
             student = random_like(student, seed)
         student.save_pretrained(partial)
         write_student_config(partial, layers)
-        if source is not None:
-            copy_companions(source, partial)
+        copy_companions(companions, partial)
     return out
 
 

@@ -103,11 +103,18 @@ def _compare_tensors(built: PreTrainedModel, expected: PreTrainedModel) -> tuple
     for name, tensor in theirs.items():
         if name not in ours:
             return 0, f"tensor {name} is missing"
-        # Bit patterns, so that a NaN equals itself.
-        if not torch.equal(ours[name].view(torch.uint8), tensor.view(torch.uint8)):
+        if not _same_bits(ours[name], tensor):
             return 0, f"tensor {name} differs"
     extra = ours.keys() - theirs.keys()
     return len(ours), f"tensor {min(extra)} is one too many" if extra else None
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are one bit pattern, in which a NaN equals itself."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    # A number without dimensions has no last one to cut into bytes.
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
 def _prompt(model: PreTrainedModel) -> torch.Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import CheckpointError, OutputError
+from .header import open_plain
 from .weights import inside
 
 _PATTERNS = (
@@ -15,24 +17,53 @@ _PATTERNS = (
 )  # fmt: skip
 # What could match above and is something else: weights, and the files a member has of its own.
 _NOT = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".py")
+# Where transformers keeps chat templates besides the default one.
+_TEMPLATES = "additional_chat_templates"
 
 
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy generation config, tokenizer, chat template, processor and licence files.
+def find_companions(source: Path) -> dict[str, Path]:
+    """Generation config, tokenizer, chat template, processor and licence files of a checkpoint.
 
     Args:
         source: A checkpoint directory.
-        target: Another one; files that it already has are kept.
+
+    Returns:
+        The files by their path in it; all can be opened.
 
     Raises:
-        CheckpointError: A file is a link that leads out of the checkpoint.
+        CheckpointError: One is a link that leads out of the checkpoint, no plain file, or cannot be
+            read.
+    """
+    names = {path.name for pattern in _PATTERNS for path in source.glob(pattern)}
+    found = {
+        name: inside(source, name)
+        for name in sorted(names)
+        if not (source / name).is_dir() and not name.endswith(_NOT)
+    }
+    for path in sorted((source / _TEMPLATES).glob("*.jinja")):
+        if not path.is_dir():
+            found[f"{_TEMPLATES}/{path.name}"] = inside(source, path.name, _TEMPLATES)
+    for path in found.values():
+        try:
+            with open(path, "rb", opener=open_plain):
+                pass
+        except OSError as error:
+            raise CheckpointError(f"cannot be read ({error.strerror})", where=path) from None
+    return found
+
+
+def copy_companions(companions: Mapping[str, Path], target: Path) -> None:
+    """Copy what `find_companions` found into another directory; files it already has are kept.
+
+    Raises:
         OutputError: A file cannot be written.
     """
-    for name in sorted({path.name for pattern in _PATTERNS for path in source.glob(pattern)}):
-        if (source / name).is_dir() or name.endswith(_NOT) or (target / name).exists():
+    for name, path in companions.items():
+        copy = target / name
+        if copy.exists():
             continue
-        path = inside(source, name)
         try:
-            shutil.copyfile(path, target / name)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
         except OSError as error:
-            raise OutputError(f"cannot be copied ({error.strerror})", where=path) from None
+            raise OutputError(f"cannot be copied ({error.strerror or error})", where=path) from None

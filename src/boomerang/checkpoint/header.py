@@ -13,9 +13,10 @@ import os
 import re
 import stat
 import struct
+import sys
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -82,22 +83,31 @@ def read_header(path: Path) -> dict[str, Tensor]:
             message names the file and, where there is one, the tensor.
     """
     try:
-        with open(path, "rb", opener=_open_plain) as file:
+        with open(path, "rb", opener=open_plain) as file:
             size = os.fstat(file.fileno()).st_size
             raw = _raw_header(file, size, path)
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror})", where=path) from None
     tensors: dict[str, Tensor] = {}
+    # A model has thousands of tensors and few shapes: each shape is held once.
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     for name, entry in _entries(raw, path):
         if name in tensors:
-            raise CheckpointError(f"names tensor {_short(name)} twice", where=path)
-        tensors[name] = _tensor(name, entry, path, data=8 + len(raw), size=size)
+            raise CheckpointError(f"names tensor {short(name)} twice", where=path)
+        tensor = _tensor(name, entry, path, data=8 + len(raw), size=size)
+        shape = shapes.setdefault(tensor.shape, tensor.shape)
+        tensors[name] = replace(tensor, shape=shape)
     in_order = sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.length))
     _check_cover(in_order, path, data=8 + len(raw), size=size)
     return {tensor.name: tensor for tensor in in_order}
 
 
-def _open_plain(path: str, flags: int) -> int:
+def open_plain(path: str, flags: int) -> int:
+    """An opener for `open` that takes nothing but plain files, and does not wait for one.
+
+    Raises:
+        OSError: It is something else, or cannot be opened.
+    """
     # Without O_NONBLOCK the opening of a pipe would wait for a writer.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -178,7 +188,7 @@ def _match(
 ) -> re.Match[bytes]:
     found = pattern.match(raw, position)
     if found is None:
-        entry = "" if name is None else f", in the entry of {_short(name)}"
+        entry = "" if name is None else f", in the entry of {short(name)}"
         raise CheckpointError(
             f"has a header that is not the JSON of a safetensors file at byte {position}{entry}",
             where=path,
@@ -188,10 +198,16 @@ def _match(
 
 def _parse(piece: bytes, path: Path, name: str | None = None) -> Any:
     try:
-        return _DECODER.decode(piece.decode())
+        value = _DECODER.decode(piece.decode())
+        # An escape can spell half of a surrogate pair, which is no character and in no UTF-8.
+        if isinstance(value, str):
+            value.encode()
+        return value
     except (ValueError, RecursionError) as error:
         reason = error.what if isinstance(error, CheckpointError) else "no JSON"
-        entry = "" if name is None else f" in the entry of {_short(name)}"
+        if isinstance(error, UnicodeEncodeError):
+            reason = f"{short(error.object)} is no Unicode text"
+        entry = "" if name is None else f" in the entry of {short(name)}"
         raise CheckpointError(f"has a broken header{entry} ({reason})", where=path) from None
 
 
@@ -219,32 +235,32 @@ def _check_utf8(raw: bytes, path: Path) -> None:
 
 def _tensor(name: str, entry: dict[str, Any], path: Path, *, data: int, size: int) -> Tensor:
     def refuse(what: str) -> CheckpointError:
-        return CheckpointError(f"tensor {_short(name)} {what}", where=path)
+        return CheckpointError(f"tensor {short(name)} {what}", where=path)
 
     if entry.keys() != _KEYS:
         raise refuse(
-            f"has the keys {_short(sorted(entry))} instead of dtype, shape and data_offsets"
+            f"has the keys {short(sorted(entry))} instead of dtype, shape and data_offsets"
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise refuse(f"has the unknown dtype {_short(dtype)}")
+        raise refuse(f"has the unknown dtype {short(dtype)}")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise refuse(f"has no shape but {_short(shape)}")
+        raise refuse(f"has no shape but {short(shape)}")
     if (
         not isinstance(offsets, list)
         or len(offsets) != 2
         or not all(type(n) is int for n in offsets)
     ):
-        raise refuse(f"has no data_offsets but {_short(offsets)}")
+        raise refuse(f"has no data_offsets but {short(offsets)}")
     begin, end = offsets
     if not 0 <= begin <= end <= size - data:
         raise refuse(
-            f"has data_offsets {_short(offsets)} outside the file's {size - data} data bytes"
+            f"has data_offsets {short(offsets)} outside the file's {size - data} data bytes"
         )
     bits = prod(shape) * DTYPE_BITS[dtype]
     if bits != 8 * (end - begin):
-        raise refuse(f"has {end - begin} bytes, which is not {_short(shape)} of {dtype}")
-    return Tensor(name, path, dtype, tuple(shape), data + begin, end - begin)
+        raise refuse(f"has {end - begin} bytes, which is not {short(shape)} of {dtype}")
+    return Tensor(name, path, sys.intern(dtype), tuple(shape), data + begin, end - begin)
 
 
 def _check_cover(tensors: list[Tensor], path: Path, *, data: int, size: int) -> None:
@@ -253,14 +269,14 @@ def _check_cover(tensors: list[Tensor], path: Path, *, data: int, size: int) -> 
     for tensor in tensors:
         if tensor.start != position:
             kind = "overlaps the one before it" if tensor.start < position else "comes after a hole"
-            raise CheckpointError(f"tensor {_short(tensor.name)} {kind}", where=path)
+            raise CheckpointError(f"tensor {short(tensor.name)} {kind}", where=path)
         position += tensor.length
     if position != size:
         raise CheckpointError(f"has {size - position} bytes that belong to no tensor", where=path)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """What a message says of a name or value from a file: at most 80 printable characters."""
     text = value if isinstance(value, str) else repr(value)
-    # Names come from strangers: no line breaks or control characters in a message.
     text = "".join(c if c.isprintable() else "?" for c in text[:81])
     return text if len(text) <= 80 else text[:77] + "..."

@@ -23,7 +23,8 @@ class Identity:
     """A checkpoint that went into another one.
 
     Args:
-        id: The directory or hub id as the user named it, without a revision.
+        id: The hub id without a revision, or the directory as an absolute path without links, so
+            that it is found from anywhere and one directory has one name.
         revision: The commit of a model from the hub; None for a directory.
         fingerprint: As `fingerprint` computes it.
     """
@@ -42,10 +43,12 @@ def identify(reference: str | Path, directory: Path, tensors: Iterable[Tensor]) 
         tensors: Its tensors.
     """
     named = Reference.parse(reference)
-    revision = named.revision
-    if not Path(named.name).is_dir() and _COMMIT.fullmatch(directory.name):
-        revision = directory.name
-    return Identity(named.name, revision, fingerprint(directory, tensors))
+    if Path(named.name).is_dir():
+        name, revision = str(directory.resolve()), None
+    else:
+        is_commit = _COMMIT.fullmatch(directory.name)
+        name, revision = named.name, directory.name if is_commit else named.revision
+    return Identity(name, revision, fingerprint(directory, tensors))
 
 
 def fingerprint(directory: Path, tensors: Iterable[Tensor]) -> str:

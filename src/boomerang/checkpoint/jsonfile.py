@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,22 @@ from ..errors import CheckpointError
 # The largest index of a published model has some 10 MB; a file beyond this is no honest one.
 MAX_BYTES = 32 * 1024 * 1024
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object a JSON file holds.
 
     Raises:
-        CheckpointError: The file is missing, no plain file, too long, not UTF-8, or no JSON object.
+        CheckpointError: The file is missing, no plain file, too long, not UTF-8, no JSON object,
+            or spells text that has no UTF-8.
     """
     try:
-        content = json.loads(read_bounded(path, MAX_BYTES).decode())
+        text = read_bounded(path, MAX_BYTES).decode()
+        content = json.loads(text)
+        # Half of a surrogate pair can only come from an escape, and hardly any file has one.
+        if _SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -52,4 +60,6 @@ def read_bounded(path: Path, limit: int) -> bytes:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "an escape spells half of a surrogate pair, which is no character"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
@@ -30,7 +30,8 @@ def new_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A directory to fill that becomes `out` at the end of the block, and vanishes on an error.
 
     What is in it is on the disk before it gets its final name. Leftovers of killed runs for the
-    same `out` are removed; runs that are alive are left alone.
+    same `out` are removed; runs that are alive are left alone. Parents of `out` are made as needed,
+    and vanish with it.
 
     Args:
         out: The final directory. It may exist when it is empty, or with `overwrite`.
@@ -45,39 +46,44 @@ def new_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     check_free(out, overwrite=overwrite)
     out = Path(os.path.realpath(out))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
-        partial, lock = _locked_directory(out)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
-    try:
-        yield partial
-        set_ordinary_permissions(partial)
-        _sync(partial)
-        _publish(partial, out, overwrite=overwrite)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OutputError("no space is left on the disk", where=out.parent) from None
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(lock)
+    with ExitStack() as undo:
+        try:
+            undo.enter_context(_parents(out))
+            _remove_leftovers(out)
+            partial, lock = _locked_directory(out)
+        except OSError as error:
+            raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
+        undo.callback(os.close, lock)
+        undo.callback(shutil.rmtree, partial, ignore_errors=True)
+        try:
+            yield partial
+            set_ordinary_permissions(partial)
+            _sync(partial)
+            _publish(partial, out, overwrite=overwrite)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise OutputError("no space is left on the disk", where=out.parent) from None
+            raise
 
 
 def check_free(out: Path, *, overwrite: bool = False) -> None:
-    """Refuse an output that would have to be overwritten.
+    """Refuse an output that would have to be overwritten, or whose name cannot be told.
 
     Raises:
-        OutputError: `out` is a file, or a directory that is not empty and `overwrite` is false.
+        OutputError: `out` is a file, or a directory that is not empty and `overwrite` is false, or
+            no UTF-8.
     """
     try:
+        str(out).encode()
         if out.exists() and not out.is_dir():
             raise OutputError("is a file", where=out, fix="name a directory")
         if out.is_dir() and any(out.iterdir()) and not overwrite:
             raise OutputError(
                 "is not empty", where=out, fix="name another directory or use --overwrite"
             )
+    except UnicodeEncodeError:
+        where = str(out).encode(errors="replace").decode()
+        raise OutputError("has a path that is not UTF-8", where=where) from None
     except OSError as error:
         raise OutputError(f"cannot be read ({error.strerror})", where=out) from None
 
@@ -92,8 +98,11 @@ def check_space(out: Path, needed: int) -> None:
     Raises:
         OutputError: Less is free.
     """
-    parent = next(path for path in (out, *out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(parent).free
+    try:
+        parent = next(path for path in (out, *out.absolute().parents) if path.exists())
+        free = shutil.disk_usage(parent).free
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
     if free < needed:
         raise OutputError(
             f"needs {needed / 1e9:.3f} GB and the disk has {free / 1e9:.3f} GB left", where=out
@@ -120,6 +129,24 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write JSON for people to read; for a file in a directory that is not yet visible."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """Makes the missing parents of a path; on an error those it made go again, if still empty."""
+    made: list[Path] = []
+    try:
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                with suppress(FileExistsError):
+                    parent.mkdir()
+                    made.append(parent)
+        yield
+    except BaseException:
+        for parent in reversed(made):
+            with suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 def _locked_directory(out: Path) -> tuple[Path, int]:

@@ -10,6 +10,8 @@ from ..errors import CheckpointError
 
 # What a causal language model needs; never pickled weights, and code only where it is trusted.
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
+# What says how large a member is; `sizes` asks for no more.
+_CONFIGS = ["config.json", "student_config.json"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -30,28 +32,47 @@ class Reference:
         return cls(name, revision)
 
 
-def resolve(reference: str | Path, *, trust_remote_code: bool = False) -> Path:
+def resolve(
+    reference: str | Path, *, trust_remote_code: bool = False, weights: bool = True
+) -> Path:
     """The local directory of a checkpoint, downloaded into the hub's cache if need be.
 
     Args:
         reference: A directory, or `owner/name` or `owner/name@revision` on the hub.
         trust_remote_code: Download Python code that comes with the checkpoint, too.
+        weights: Download the whole checkpoint; otherwise `config.json` and `student_config.json`
+            alone.
 
     Raises:
-        CheckpointError: There is no such directory, or the hub does not hand the model out.
+        CheckpointError: There is no such directory, its path is no UTF-8, or the hub does not hand
+            the model out.
     """
-    ref = Reference.parse(reference)
-    path = Path(ref.name)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError("is a file", where=path, fix="name the checkpoint's directory")
+    try:
+        ref = Reference.parse(reference)
+        if not ref.name:
+            raise CheckpointError(f"{str(reference)!r} names no checkpoint")
+        path = Path(ref.name)
+        if path.is_dir():
+            # Recipes and records are UTF-8 and name it.
+            str(path.resolve()).encode()
+            return path
+        if path.exists():
+            raise CheckpointError("is a file", where=path, fix="name the checkpoint's directory")
+    except UnicodeEncodeError:
+        where = str(reference).encode(errors="replace").decode()
+        raise CheckpointError(
+            "has a path that is not UTF-8", where=where, fix="rename it"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror})", where=reference) from None
     if not _HUB_ID.fullmatch(ref.name) or ref.name.startswith("."):
         raise CheckpointError(
             "is no directory",
             where=reference,
             fix="name a checkpoint directory or a hub id (owner/name)",
         )
+    if not weights:
+        return _download(ref, _CONFIGS)
     return _download(ref, [*_WANTED, "*.py"] if trust_remote_code else _WANTED)
 
 
@@ -60,6 +81,7 @@ def _download(ref: Reference, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -77,7 +99,7 @@ def _download(ref: Reference, patterns: list[str]) -> Path:
         ) from None
     except RevisionNotFoundError:
         raise CheckpointError("has no such revision on the hub", where=name) from None
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise CheckpointError(
             "is neither a directory nor a public model on the hub", where=name, fix="check the name"
         ) from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .header import Tensor, read_header
+from .header import Tensor, read_header, short
 from .jsonfile import read_json_object
 
 SINGLE = "model.safetensors"
@@ -38,26 +39,46 @@ def has_weights(directory: Path) -> bool:
     return (directory / SINGLE).exists() or (directory / INDEX).exists()
 
 
+def has_all_weights(directory: Path) -> bool:
+    """Whether every weight file is there, as after a whole download from the hub.
+
+    Raises:
+        CheckpointError: The index is broken.
+    """
+    if (directory / SINGLE).exists() or not (directory / INDEX).exists():
+        return (directory / SINGLE).exists()
+    weight_map = read_json_object(inside(directory, INDEX)).get("weight_map")
+    files = map(str, weight_map.values()) if isinstance(weight_map, dict) else ()
+    return all(os.path.exists(directory / file) for file in set(files))
+
+
 def weight_files(tensors: Iterable[Tensor]) -> list[Path]:
     """The files that hold the tensors, by name."""
     return sorted({tensor.file for tensor in tensors})
 
 
-def inside(directory: Path, name: str) -> Path:
+def inside(directory: Path, name: str, folder: str = "") -> Path:
     """A file of a directory, which may be a link only into the blobs of the same hub cache entry.
 
+    Args:
+        directory: A checkpoint directory, or a snapshot in the hub's cache.
+        name: The file's name.
+        folder: The folder in the directory where it is, if it is in one.
+
     Raises:
-        CheckpointError: The name or the link leads out of the directory, or there is no such file.
+        CheckpointError: The name or a link leads out of the directory, or there is no such file.
     """
-    path = directory / name
+    path = directory / folder / name
     if Path(name).is_absolute() or Path(name).name != name:
-        raise CheckpointError(f"names the file {name!r}, which is not in it", where=directory)
+        raise CheckpointError(
+            f"names the file {short(name)!r}, which is not in it", where=directory
+        )
     try:
         real = path.resolve(strict=True)
         home = directory.resolve(strict=True)
     except (OSError, RuntimeError, ValueError):
-        raise CheckpointError("is missing", where=path) from None
-    allowed = [home]
+        raise CheckpointError("is missing", where=directory / folder / short(name)) from None
+    allowed = [home / folder]
     if home.parent.name == "snapshots":
         # Not resolved: a folder of blobs that is itself a link leads anywhere.
         allowed.append(home.parent.parent / "blobs")
@@ -78,20 +99,24 @@ def _read_indexed(directory: Path) -> dict[str, Tensor]:
     for name, file in weight_map.items():
         if not isinstance(file, str) or not file.endswith(".safetensors"):
             raise CheckpointError(
-                f"gives no safetensors file for {name}, but {file!r:.80}", where=index
+                f"gives no safetensors file for {short(name)}, but {short(repr(file))}",
+                where=index,
             )
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(weight_map.values())):
         for name, tensor in read_header(inside(directory, file)).items():
             if name in tensors:
                 raise CheckpointError(
-                    f"tensor {name} is in two files, {tensors[name].file.name} and {file}",
+                    f"tensor {short(name)} is in two files, {short(tensors[name].file.name)} and "
+                    f"{short(file)}",
                     where=directory,
                 )
             tensors[name] = tensor
     for name, file in weight_map.items():
         if name not in tensors or tensors[name].file.name != file:
-            raise CheckpointError(f"puts tensor {name} into {file}, which lacks it", where=index)
+            raise CheckpointError(
+                f"puts tensor {short(name)} into {short(file)}, which lacks it", where=index
+            )
     return tensors
 
 

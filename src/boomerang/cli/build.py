@@ -70,12 +70,13 @@ def build(
     push_to_hub: Annotated[
         str | None,
         typer.Option(
-            help="Upload the result to this repository as well (with --all, one per member)."
+            help="Upload the result to this repository as well (with --all, one per member); "
+            "its boomerang.json names local sources by their paths."
         ),
     ] = None,
 ) -> None:
     """Write a member of the family as a checkpoint that any tool for the teacher reads."""
-    from ..build import choose_member, member_directory, write_member
+    from ..build import check_room, choose_member, member_directory, write_member
     from ..checkpoint.family import FamilyOnDisk
     from ..checkpoint.output import check_free
     from ..errors import LayerMapError
@@ -92,6 +93,8 @@ def build(
         targets = [member_directory(family, member, out) for member in members]
         for target in targets:
             check_free(target, overwrite=overwrite)
+        check_room(family, members, out, dtype)
+        reason = None
     else:
         member, reason = choose_member(
             family,
@@ -105,7 +108,6 @@ def build(
             batch=batch,
             dtype=dtype,
         )
-        typer.echo(reason, err=True)
         members, targets = (member,), [out]
     for member, target in zip(members, targets, strict=True):
         write_member(
@@ -118,10 +120,13 @@ def build(
             overwrite=overwrite,
             progress=_progress,
         )
-        typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}")
         if push_to_hub is not None:
             suffix = f"-{member.num_layers}L" if everything else ""
             push(target, f"{push_to_hub}{suffix}")
+        # Last, so that an error is alone on standard error.
+        if reason is not None:
+            typer.echo(reason, err=True)
+        typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}")
 
 
 @contextmanager
