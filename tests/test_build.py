@@ -562,13 +562,25 @@ def test_a_header_takes_little_more_than_its_own_bytes_to_write() -> None:
 
 def big_pair(directory: Path) -> tuple[Path, Path]:
     """Checkpoints of a real shape whose data are holes in the files."""
-    width, table = 1024, 16_000
+    width, table, keys = 1024, 16_000, 512
+    config = {
+        "model_type": "llama",
+        "vocab_size": table,
+        "hidden_size": width,
+        "intermediate_size": width,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+    }
+    layer = {
+        **dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (width,)),
+        **dict.fromkeys(("self_attn.q_proj", "self_attn.o_proj"), (width, width)),
+        **dict.fromkeys(("self_attn.k_proj", "self_attn.v_proj"), (keys, width)),
+        **dict.fromkeys(("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"), (width, width)),
+    }
     for name, depth in (("teacher", 6), ("student", 4)):
-        shapes = {"model.embed_tokens.weight": [table, width], "model.norm.weight": [width]}
+        shapes = {"model.embed_tokens.weight": (table, width), "model.norm.weight": (width,)}
         for i in range(depth):
-            shapes |= {
-                f"model.layers.{i}.{x}.weight": [width, 4 * width] for x in "abc"[: 1 + i % 2]
-            }
+            shapes |= {f"model.layers.{i}.{x}.weight": shape for x, shape in layer.items()}
         header: dict[str, object] = {}
         end = 0
         for tensor, shape in shapes.items():
@@ -579,8 +591,9 @@ def big_pair(directory: Path) -> tuple[Path, Path]:
         with (directory / name / "model.safetensors").open("wb") as file:
             file.write(len(raw).to_bytes(8, "little") + raw)
             file.truncate(8 + len(raw) + end)
-        config = {"model_type": "llama", "num_hidden_layers": depth, "vocab_size": table}
-        (directory / name / "config.json").write_text(json.dumps(config))
+        (directory / name / "config.json").write_text(
+            json.dumps(config | {"num_hidden_layers": depth})
+        )
     write_student_config(directory / "student", boomerang.LayerMap([0, 1, 2, 5], 6))
     return directory / "teacher", directory / "student"
 

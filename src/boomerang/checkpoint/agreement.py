@@ -9,6 +9,7 @@ from ..architecture.config import member_config, text_config
 from ..architecture.names import translate
 from ..errors import ArchitectureError, CheckpointError, LayerMapError
 from ..layers import LayerMap
+from .consistency import check_complete, check_numbers, check_widths
 from .convert import FLOATS
 from .directory import Checkpoint
 from .header import Tensor
@@ -32,6 +33,7 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
         CheckpointError: A checkpoint contradicts its own config.
     """
     for checkpoint in (teacher, student):
+        check_numbers(checkpoint)
         _check_matrices(checkpoint)
     _check_settings(teacher, student)
     _check_depth(teacher, layers.num_layers, "teacher")
@@ -47,6 +49,10 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
     pair = [checkpoint.output_matrix for checkpoint in (teacher, student)]
     output = [{} if matrix is None else {"output matrix": matrix} for matrix in pair]
     _check_same(output[0], output[1], "head", exact)
+    # Last: what only one of the two has wrong is told apart from what both have.
+    for checkpoint in (teacher, student):
+        check_complete(checkpoint)
+        check_widths(checkpoint)
 
 
 def _check_depth(checkpoint: Checkpoint, expected: int, who: str) -> None:
