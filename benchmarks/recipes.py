@@ -39,6 +39,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mirror 0.5 frozen": {"loss": SQUARED, "mirror": 0.5, "freeze": ["embedding", "head"]},
     "mirror 0.25 alignment 40": {"loss": SQUARED | {"alignment": 40}, "mirror": 0.25},
     "switch 0.25": {"loss": SQUARED, "switch": 0.25},
+    "switch 0.25 frozen": {"loss": SQUARED, "switch": 0.25, "freeze": ["embedding", "head"]},
+    "switch 0.5": {"loss": SQUARED, "switch": 0.5},
 }
 
 
@@ -79,6 +81,7 @@ def run(
         return
     recipe = Recipe.parse(
         {
+            "preset": "paper",
             **RECIPES[name],
             "teacher": str(assets.teacher_path()),
             "keep": list(layers.kept),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from boomerang.distill.losses import IGNORED, Counts, log_probabilities, weighte
 from boomerang.distill.module import DistillModule, LossSums
 from boomerang.distill.recipe import Loss
 from boomerang.distill.routes import draw_route
-from boomerang.errors import ArchitectureError
+from boomerang.errors import ArchitectureError, LayerMapError
 from boomerang.family import Family
 from boomerang.loading import load_model
+from tensor_sizes import Sizes
 from tiny_models import tiny_model, tiny_pair
 
 ALL = Loss(ce=1, kl=1, alignment=10)
@@ -25,7 +28,7 @@ ALL = Loss(ce=1, kl=1, alignment=10)
 
 def loss_of(sums: LossSums, weights: Loss) -> Tensor:
     counts = Counts(sums["ce_count"], sums["kl_count"], sums["alignment_count"])
-    return weighted_loss(sums["ce"], sums["kl"], sums["alignment"], counts, weights)
+    return weighted_loss(sums["prediction"], sums["alignment"], counts, weights)
 
 
 def tokens(rows: int = 3, length: int = 20, seed: int = 0) -> Tensor:
@@ -92,6 +95,123 @@ def test_clean_losses_equal_those_of_the_single_documents(name: str, distance: A
         assert sums["alignment_count"] == 21
 
 
+@pytest.mark.parametrize("distance", ["cosine", "relative_squared_error"])
+@pytest.mark.parametrize(
+    ("name", "tied"), [("llama", True), ("llama", False), ("gpt2", None), ("gemma3_text", None)]
+)
+def test_gradients_are_those_of_the_plain_losses(
+    name: str, tied: bool | None, distance: Any
+) -> None:
+    """All parameters in fp64, a tied matrix as embedding and head at once."""
+    teacher, student, layers = tiny_pair(name, tied)
+    teacher.double()
+    student.double()
+    weights = Loss(ce=0.5, kl=0.7, alignment=3, temperature=1.5, distance=distance)
+    plain = copy.deepcopy(student)
+    ids = tokens()
+    module = DistillModule(teacher, student, layers, weights)
+    loss = loss_of(module(ids, ids), weights)
+    loss.backward()
+    mine, theirs = (model(ids, output_hidden_states=True) for model in (plain, teacher))
+    logits = mine.logits[:, :-1].flatten(0, 1)
+    p = (theirs.logits[:, :-1].flatten(0, 1) / 1.5).softmax(-1)
+    q = (logits / 1.5).softmax(-1)
+    expected = 0.5 * F.cross_entropy(logits, ids[:, 1:].flatten())
+    expected = expected + 0.7 * 1.5**2 * (p * (p / q).log()).sum(-1).mean()
+    for i, j in layers.alignment:
+        a, b = mine.hidden_states[i], theirs.hidden_states[j]
+        if distance == "cosine":
+            values = 1 - F.cosine_similarity(a, b, dim=-1)
+        else:
+            values = (a - b).square().sum(-1) / b.square().sum(-1)
+        expected = expected + 3 / len(layers.alignment) * values.mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for (key, parameter), other in zip(student.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, msg=key)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_batch_without_targets_gives_every_parameter_that_ran_a_gradient(step: int) -> None:
+    """Other processes wait for it."""
+    teacher, student, layers = tiny_pair("llama", tied=False)
+    module = DistillModule(teacher, student, layers, ALL, switch=0.4, mirror=0.4).train()
+    ids = tokens()
+    gradients = []
+    for labels in (ids, torch.full_like(ids, IGNORED)):
+        student.zero_grad()
+        sums = module(ids, labels, step=step)
+        sums["prediction"].backward()
+        gradients.append({n: p.grad for n, p in student.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert not any(gradient.any() for gradient in gradients[1].values())
+
+
+@pytest.mark.parametrize("rest", ["padding", "prompt"])
+def test_only_the_tokens_that_are_named_are_aligned(rest: str) -> None:
+    teacher, student, layers = tiny_pair("llama")
+    module = DistillModule(teacher, student, layers, ALL)
+    ids = tokens(2, 12)
+    aligned = torch.ones_like(ids, dtype=torch.bool)
+    aligned[:, 8:] = False
+    if rest == "padding":
+        # The rest of a packed row: a document of its own, without targets.
+        labels = ids.masked_fill(~aligned, IGNORED)
+        positions = torch.cat([torch.arange(8), torch.arange(4)]).expand(2, -1)
+        inputs = {"labels": labels, "position_ids": positions}
+    else:
+        inputs = {"labels": ids}
+    whole = module(ids[:, :8], ids[:, :8])
+    sums = module(ids, aligned=aligned, **inputs)
+    torch.testing.assert_close(sums["alignment"], whole["alignment"])
+    assert sums["alignment_count"] == whole["alignment_count"] == 16
+    if rest == "padding":
+        torch.testing.assert_close(sums["prediction"], whole["prediction"])
+        assert sums["ce_count"] == whole["ce_count"]
+
+
+@pytest.mark.parametrize("patched", [(), (0,), (1, 2), (0, 3), (0, 1, 2, 3)])
+def test_a_member_is_evaluated_in_place(patched: tuple[int, ...]) -> None:
+    teacher, student, layers = tiny_pair("qwen3")
+    module = DistillModule(teacher, student, layers, Loss(ce=0, kl=1)).eval()
+    ids, labels = tokens(), tokens()
+    labels[:, :5] = IGNORED
+    sums = module(ids, labels, patched=patched)
+    logits = Family(teacher, student, layers).model(blocks=patched)(ids).logits
+    ce = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    assert sums["ce"].item() == pytest.approx(ce.item(), rel=1e-5)
+    assert sums["ce_count"] == (labels[:, 1:] != IGNORED).sum()
+    assert not any(value.any() for name, value in sums.items() if not name.startswith("ce"))
+    assert not any(value.requires_grad for value in sums.values())
+
+
+def test_a_member_of_other_layers_is_refused() -> None:
+    teacher, student, layers = tiny_pair("llama")
+    with pytest.raises(LayerMapError):
+        DistillModule(teacher, student, layers, ALL)(tokens(), tokens(), patched=(4,))
+
+
+def test_evaluating_members_leaves_the_modes_of_all_layers_alone() -> None:
+    teacher, student, layers = tiny_pair("gpt2")
+    module = DistillModule(teacher, student, layers, ALL, mirror=1.0).train()
+    ids = tokens()
+    module(ids, ids)
+    module.eval()(ids, ids, patched=(0, 1))
+    module.train()(ids, ids)
+    assert all(m.training for m in student.modules())
+    assert not any(m.training for m in teacher.modules())
+
+
+def test_no_logits_of_all_tokens_and_no_states_beyond_the_aligned_ones() -> None:
+    teacher, student, layers = tiny_pair("llama")
+    ids = tokens(8, 60)
+    module = DistillModule(teacher, student, layers, ALL)
+    with Sizes() as sizes:
+        loss_of(module(ids, ids), ALL).backward()
+    # A feed-forward layer (48 wide) holds more than a chunk of logits.
+    assert sizes.largest <= 8 * 60 * 48
+
+
 def test_temperature_does_not_round_the_logits() -> None:
     logits = 20 * torch.randn(4, 97, generator=torch.Generator().manual_seed(0)).bfloat16()
     exact = F.log_softmax(logits.double() / 1.5, dim=-1)
@@ -139,7 +259,8 @@ def test_what_no_term_needs_is_not_run() -> None:
     ):
         runs.clear()
         DistillModule(teacher, student, layers, loss)(ids, ids)
-        assert runs == expected
+        # A head runs many times, for a few tokens each.
+        assert [name for name, _ in groupby(runs)] == expected
 
 
 def test_the_teacher_is_no_part_of_the_module_and_gets_no_gradient() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import boomerang
-from boomerang.distill.recipe import Recipe
+from boomerang.distill.fields import check_training
+from boomerang.distill.presets import Preset
+from boomerang.distill.recipe import Loss, Recipe
 from boomerang.errors import LayerMapError, RecipeError
 
 MINIMAL: dict[str, Any] = {
@@ -21,11 +23,63 @@ def changed(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**MINIMAL, **changes}.items() if value is not None}
 
 
-def test_defaults_are_the_papers() -> None:
-    recipe = Recipe.parse(MINIMAL)
+LLAMA, QWEN = {"model_type": "llama"}, {"model_type": "qwen3"}
+
+
+def test_the_papers_preset_holds_its_values() -> None:
+    recipe = Recipe.parse(changed(preset="paper"))
+    assert recipe.loss == Loss()
     loss = recipe.loss
     assert (loss.ce, loss.kl, loss.alignment, loss.temperature) == (1, 0.1, 2, 1)
     assert (loss.distance, recipe.mode, recipe.switch, recipe.mirror) == ("cosine", "clean", 0, 0)
+    assert recipe.training["learning_rate"] == 3e-4
+
+
+@pytest.mark.parametrize("preset", get_args(Preset))
+def test_every_preset_is_a_recipe(preset: str) -> None:
+    content = changed(preset=preset)
+    recipe = Recipe.parse(content).resolved(QWEN)
+    check_training(recipe.training)
+    assert Recipe.parse(recipe.model_dump()) == recipe
+    # Its values hold wherever the recipe says nothing, and only there.
+    other = Recipe.parse({**content, "loss": {"ce": 0.5}, "training": {"max_steps": 7}})
+    assert other.loss == recipe.loss.model_copy(update={"ce": 0.5})
+    assert other.training == recipe.training | {"max_steps": 7}
+
+
+def test_presets_differ_as_they_say() -> None:
+    paper, ours, reference, adapt = (
+        Recipe.parse(changed(preset=name)).resolved(QWEN)
+        for name in ("paper", "boomerang", "reference", "adapt")
+    )
+    assert ours == Recipe.parse(MINIMAL).resolved(QWEN)
+    assert set(paper.differences(ours)) == {"preset", "loss", "mirror"}
+    assert set(paper.differences(reference)) == {"preset", "mode", "data"}
+    assert set(paper.differences(adapt)) == {"preset", "loss"}
+    # 10/(M+1) for each pair.
+    assert adapt.loss.alignment == 10
+    assert (reference.mode, reference.data.packing) == ("reference", False)
+
+
+def test_switch_points_follow_the_order() -> None:
+    recipe = Recipe.parse(MINIMAL)
+    for config, order, switch, mirror in (
+        (LLAMA, "first-to-last", 0.25, 0.0),
+        (QWEN, "last-to-first", 0.0, 0.5),
+    ):
+        resolved = recipe.resolved(config)
+        assert (resolved.order, resolved.switch, resolved.mirror) == (order, switch, mirror)
+    listed = Recipe.parse(changed(order=[1, 0])).resolved(QWEN)
+    assert (listed.order, listed.switch, listed.mirror) == ([1, 0], 0.0, 0.0)
+    own = Recipe.parse(changed(order="first-to-last", switch=0.1, mirror=0.2)).resolved(QWEN)
+    assert (own.order, own.switch, own.mirror) == ("first-to-last", 0.1, 0.2)
+
+
+def test_a_run_is_as_long_as_the_recipe_says_whichever_way() -> None:
+    assert Recipe.parse(MINIMAL).training["max_steps"] == 500
+    recipe = Recipe.parse(changed(training={"num_train_epochs": 2}))
+    assert "max_steps" not in recipe.training
+    assert Recipe.parse(recipe.model_dump()) == recipe
 
 
 @pytest.mark.parametrize(
@@ -46,6 +100,18 @@ def test_defaults_are_the_papers() -> None:
         (changed(switch=1.5), ["switch", "less than or equal to 1"]),
         (changed(freeze=["layers"]), ["freeze", "embedding", "head"]),
         (changed(mode="reference"), ["data.packing"]),
+        (
+            changed(
+                mode="reference", data={"files": ["a"], "sequence_length": 8, "packing": False}
+            ),
+            ["switch", "mirror", "preset"],
+        ),
+        (changed(preset="papers"), ["preset", "'paper'", "'papers'"]),
+        (changed(order="lst"), ["order", "last-to-first", "'lst'"]),
+        (changed(evaluate={"members": [-1]}), ["evaluate.members.0", "greater than or equal to 0"]),
+        (changed(evaluate={"member": [1]}), ["evaluate.member", "did you mean members?"]),
+        (changed(evaluate={"members": [1]}), ["evaluate.members", "data.held_out"]),
+        (changed(training={"enable_jit_checkpoint": True}), ["enable_jit_checkpoint", "SIGTERM"]),
         (changed(data={"files": [], "sequence_length": 8}), ["data.files"]),
         (changed(training={"learning_rte": 1}), ["training", "did you mean learning_rate?"]),
         (changed(training={"output_dir": "x"}), ["training", "output_dir", "`out`"]),
@@ -78,7 +144,8 @@ def test_yaml_words_mean_what_transformers_takes_them_for(tmp_path: Path) -> Non
     path = tmp_path / "r.yaml"
     Recipe.parse(MINIMAL).save(path)
     recipe = Recipe.load(path, ["training.save_strategy=no", "training.use_cpu=true"])
-    assert recipe.training == {"save_strategy": "no", "use_cpu": True}
+    assert recipe.training["save_strategy"] == "no"
+    assert recipe.training["use_cpu"] is True
     recipe.save(path)
     assert Recipe.load(path) == recipe
 
@@ -123,7 +190,7 @@ def test_files_that_are_no_recipe_are_refused(tmp_path: Path, text: str) -> None
 def test_recipes_differ_in_what_they_say_not_in_where_they_write() -> None:
     one = Recipe.parse(MINIMAL)
     assert one.differences(Recipe.parse(changed(out="elsewhere"))) == []
-    assert one.differences(Recipe.parse(changed(seed=1, mirror=0.5))) == ["mirror", "seed"]
+    assert one.differences(Recipe.parse(changed(seed=1, freeze=["head"]))) == ["freeze", "seed"]
 
 
 def test_kept_layers_must_fit_the_teacher() -> None:

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 import boomerang
 from boomerang.cli import app
+from boomerang.distill.checkpointing import last_checkpoint
 from boomerang.distill.inputs import Inputs
 from boomerang.distill.module import DistillModule
-from boomerang.distill.output import Output
 from boomerang.distill.recipe import Recipe
 from boomerang.distill.run import _student, prepare, training_arguments
 from boomerang.errors import DataError, OutputError, RecipeError
@@ -77,7 +77,8 @@ def test_distilling_a_real_student_makes_it_better(
     assert {"config.json", "model.safetensors", "student_config.json", "recipe.yaml"} <= names
     assert {"log.jsonl", "tokenizer.json", "inputs.json"} <= names
     assert not {"checkpoints", "student"} & names
-    assert Recipe.load(out / "recipe.yaml") == recipe
+    # With the values it had in the end.
+    assert Recipe.load(out / "recipe.yaml") == recipe.resolved({"model_type": "llama"})
     student = AutoModelForCausalLM.from_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(out)
     batch = tokenizer("Once upon a time", return_tensors="pt")
@@ -121,7 +122,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     # A checkpoint that was being written when the machine went down.
     shutil.copytree(out / "checkpoints" / "checkpoint-2", out / "checkpoints" / "checkpoint-5")
     (out / "checkpoints" / "checkpoint-5" / "trainer_state.json").write_text('{"global_')
-    assert Output(recipe).last_checkpoint() == out / "checkpoints" / "checkpoint-4"
+    assert last_checkpoint(out / "checkpoints") == out / "checkpoints" / "checkpoint-4"
     interrupt_at(None)
     boomerang.distill(recipe)
 
@@ -247,8 +248,8 @@ _KILLS = {
     "saving": """
 from boomerang.distill.trainer import DistillTrainer
 save = DistillTrainer.save_student
-def killed(self, directory):
-    save(self, directory)
+def killed(self, directory, weights=None):
+    save(self, directory, weights)
     if "boomerang-partial" in str(directory):
         os.kill(os.getpid(), signal.SIGKILL)
 DistillTrainer.save_student = killed
@@ -319,6 +320,7 @@ def test_the_student_is_cut_from_unrounded_weights(content: dict[str, Any]) -> N
 
 def test_model_options_reach_both_models(content: dict[str, Any]) -> None:
     recipe = Recipe.parse(content | {"model": {"attn_implementation": "eager"}})
+    recipe = recipe.resolved({"model_type": "llama"})
     trainer = prepare(recipe, training_arguments(recipe), Inputs.find(recipe))
     for model in (trainer.module.teacher, trainer.module.student):
         assert model.config._attn_implementation == "eager"
@@ -332,12 +334,19 @@ def test_the_short_form_takes_the_teachers_length_and_loading_options(
     monkeypatch.setattr(module, "distill", lambda recipe: given.append(recipe) or "out")
     words = ["distill", str(stories), str(tmp_path / "out"), "--data", str(stories_text)]
     options = ["--attn-implementation", "eager", "--trust-remote-code", "--device", "cpu"]
+    options += ["--preset", "paper"]
     result = CliRunner().invoke(app, words + options)
     assert result.exit_code == 0, result.output
     recipe = given[0]
     assert recipe.data.sequence_length == 512
     assert recipe.model.for_model() == {"attn_implementation": "eager", "trust_remote_code": True}
-    assert recipe.training == {"use_cpu": True}
+    assert recipe.training["use_cpu"] is True
+    assert (recipe.preset, recipe.loss.kl) == ("paper", 0.1)
+    recipe.save(tmp_path / "recipe.yaml")
+    words = ["distill", str(tmp_path / "recipe.yaml"), "--preset", "paper"]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, RecipeError)
+    assert str(result.exception) == "--preset: cannot go with a recipe; use --set instead"
 
 
 def test_left_out_training_fields_take_the_papers_values(content: dict[str, Any]) -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,40 +70,6 @@ def test_a_step_does_not_depend_on_how_its_rows_are_split(
     whole = one_step(tmp_path, rows_of(), 8, 1, **routes)
     assert_equal_steps(whole, one_step(tmp_path, rows_of(), 1, 8, **routes))
     assert_equal_steps(whole, one_step(tmp_path, rows_of(), 2, 4, **routes))
-
-
-_IN_TWO_PROCESSES = """
-import os
-from pathlib import Path
-import torch
-from test_distill_training import one_step, rows_of
-torch.set_num_threads(1)
-weights, log = one_step(Path("{out}"), rows_of(), 2, 2, mirror=1.0)
-if os.environ["RANK"] == "0":
-    torch.save((weights, log), "{out}/result.pt")
-"""
-
-
-def test_two_processes_take_the_same_step(tmp_path: Path) -> None:
-    script = tmp_path / "step.py"
-    script.write_text(_IN_TWO_PROCESSES.format(out=tmp_path))
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            script,
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    assert_equal_steps(
-        one_step(tmp_path, rows_of(), 8, 1, mirror=1.0), torch.load(tmp_path / "result.pt")
-    )
 
 
 def test_a_step_does_not_depend_on_padding(tmp_path: Path) -> None:

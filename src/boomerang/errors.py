@@ -48,6 +48,10 @@ class RecipeError(BoomerangError):
     """A distillation recipe with unknown keys or values out of range."""
 
 
+class TrainingError(BoomerangError):
+    """A training step whose loss or gradient is not finite."""
+
+
 class ResultsError(BoomerangError):
     """A results file that cannot be read as rows of measurements."""
 

@@ -59,6 +59,14 @@ def find_parts(model: PreTrainedModel) -> Parts:
     return _KNOWN[model]
 
 
+def know_parts(model: PreTrainedModel, parts: Parts) -> None:
+    """Let `find_parts` answer for a model that was made with these parts, without reading it.
+
+    Reading calls hooks of sharded modules, and members have the modules of sharded models.
+    """
+    _KNOWN[model] = parts
+
+
 # Reading the structure takes longer than making a member, and no live model changes its own.
 _KNOWN: WeakKeyDictionary[nn.Module, Parts] = WeakKeyDictionary()
 

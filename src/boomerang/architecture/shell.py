@@ -20,7 +20,7 @@ from torch import nn
 
 from ..errors import ArchitectureError
 from .config import member_config
-from .modules import find_parts, layer_stack
+from .modules import find_parts, know_parts, layer_stack
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -97,6 +97,7 @@ def assemble(
         for position, (owner, index) in enumerate(layers)
     )
     _set_module(model, parts.layers, stack)
+    know_parts(model, parts)
     _own_generation_config(model)
     _record_ties(model, tied)
     # Every shell has its own flag: the owners may well be in different modes.
@@ -166,7 +167,8 @@ def _shell(
     position: int | None = None,
     leave_out: nn.Module | None = None,
 ) -> ModuleT:
-    new = module.__class__.__new__(module.__class__)
+    # Not the class's own __new__: that of sharded modules (FSDP2) calls the constructor.
+    new = object.__new__(module.__class__)
     state = new.__dict__
     state.update(module.__dict__)
     for name in _OBSERVERS:

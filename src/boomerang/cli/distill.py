@@ -30,6 +30,13 @@ def distill(
             help="With a teacher: tokens in a row (default 2048, or what the teacher takes)."
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="With a teacher: boomerang (the default), paper, reference or adapt; the values "
+            "of all that is not set."
+        ),
+    ] = None,
     every: options.Every = None,
     first: options.First = None,
     last: options.Last = None,
@@ -49,7 +56,7 @@ def distill(
     if Path(recipe).suffix in (".yaml", ".yml"):
         given = {"OUT": out, "--data": data, "--sequence-length": sequence_length, "--keep": keep}
         given |= {"--every": every, "--first": first, "--last": last}
-        given |= {"--device": None if device == "auto" else device}
+        given |= {"--preset": preset, "--device": None if device == "auto" else device}
         given |= {"--attn-implementation": attn_implementation}
         given |= {"--trust-remote-code": trust_remote_code or None}
         extra = [name for name, value in given.items() if value is not None]
@@ -75,12 +82,18 @@ def distill(
             },
             "training": _training(device),
         }
+        if preset is not None:
+            content["preset"] = preset
         parsed = Recipe.parse(content, overrides=overrides)
     options.quiet()
 
+    from accelerate import PartialState
+
     from ..distill import distill as run
 
-    typer.echo(f"{run(parsed)}: the distilled student")
+    student = run(parsed)
+    if PartialState().is_main_process:
+        typer.echo(f"{student}: the distilled student")
 
 
 def _default_length(teacher: str, trust_remote_code: bool) -> int:

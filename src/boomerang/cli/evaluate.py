@@ -27,7 +27,10 @@ def evaluate(
     stride: Annotated[
         int | None, typer.Option(min=1, help="Tokens scored per window (default half the window).")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Windows at a time (default: a reasonable number of tokens)."),
+    ] = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     dtype: options.Dtype = None,

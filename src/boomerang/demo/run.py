@@ -169,7 +169,9 @@ def recipe(
             },
             # Where sizes grow from the end, batches leave the student for the teacher's last
             # layers; where they grow from the start, they enter it from the teacher's first.
-            "mirror" if plan.order == LAST_TO_FIRST else "switch": 0.5,
+            "order": plan.order,
+            "mirror": 0.5 if plan.order == LAST_TO_FIRST else 0.0,
+            "switch": 0.0 if plan.order == LAST_TO_FIRST else 0.5,
             "seed": plan.seed,
             "training": {
                 "max_steps": plan.steps,

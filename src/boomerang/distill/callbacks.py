@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -13,14 +16,20 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..checkpoint.output import write_text
 
+if TYPE_CHECKING:
+    from .plan import Plan
+
 # Loss terms of the display, in this order; the log file has all of them.
-_SHOWN = ("loss", "ce", "kl", "alignment", "eval_loss", "eval_ce")
+_SHOWN = ("loss", "ce", "kl", "alignment", "eval_loss", "eval_ce", "eval_perplexity")
+_MEMBER = "eval_perplexity_patch_"
+
+# The first steps of a run are slower than the rest, and say little about the time that is left.
+_WARM_UP_STEPS = 3
 
 
 class JsonLines(TrainerCallback):
@@ -40,9 +49,7 @@ class JsonLines(TrainerCallback):
         kept = [
             line
             for line in lines
-            if state.global_step
-            and line.endswith("\n")
-            and json.loads(line)["step"] <= state.global_step
+            if state.global_step and line.endswith("\n") and _stays(json.loads(line), state)
         ]
         write_text(self.path, "".join(kept))
 
@@ -60,6 +67,36 @@ class JsonLines(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
 
+def _stays(entry: dict[str, Any], state: TrainerState) -> bool:
+    """Whether a line is of a step that is done, and not the summary of a run that was stopped."""
+    return entry["step"] <= state.global_step and "train_runtime" not in entry
+
+
+class ShowPlan(TrainerCallback):
+    """Says what is going to happen, on standard error, before the first step.
+
+    Args:
+        make: Makes the plan from the number of steps.
+        console: Where to.
+    """
+
+    def __init__(self, make: Callable[[int], Plan], console: Console | None = None) -> None:
+        self.make = make
+        self.console = console or Console(stderr=True)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Print it."""
+        if not state.is_world_process_zero:
+            return
+        self.console.print(self.make(state.max_steps).table(), highlight=False, markup=False)
+        if state.global_step:
+            self.console.print(
+                f"Going on after step {state.global_step} of {state.max_steps}", highlight=False
+            )
+
+
 class ShowProgress(TrainerCallback):
     """Steps, loss terms, tokens per second and time left, on standard error.
 
@@ -69,12 +106,15 @@ class ShowProgress(TrainerCallback):
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._progress: Progress | None = None
+        self._warm: tuple[int, float] | None = None
+        self._first = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Open the bar."""
-        if not state.is_local_process_zero or not self.console.is_terminal:
+        self._warm, self._first = None, state.global_step
+        if not state.is_world_process_zero or not self.console.is_terminal:
             return
         self._progress = Progress(
             TextColumn("distil"),
@@ -82,19 +122,33 @@ class ShowProgress(TrainerCallback):
             MofNCompleteColumn(),
             TextColumn("{task.fields[terms]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self.console,
         )
-        self._progress.add_task("", total=state.max_steps, completed=state.global_step, terms="")
+        self._progress.add_task(
+            "", total=state.max_steps, completed=state.global_step, terms="", left=""
+        )
         self._progress.start()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Advance the bar."""
+        if self._warm is None and state.global_step - self._first >= _WARM_UP_STEPS:
+            self._warm = state.global_step, time.monotonic()
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=state.global_step)
+            self._progress.update(
+                self._progress.task_ids[0], completed=state.global_step, left=self._left(state)
+            )
+
+    def _left(self, state: TrainerState) -> str:
+        """The time that is left at the speed since the warm-up; empty while that is unknown."""
+        if self._warm is None or state.global_step == self._warm[0]:
+            return ""
+        step, since = self._warm
+        seconds = (time.monotonic() - since) / (state.global_step - step)
+        left = timedelta(seconds=round(seconds * (state.max_steps - state.global_step)))
+        return f"{left} left"
 
     def on_log(
         self,
@@ -106,14 +160,17 @@ class ShowProgress(TrainerCallback):
     ) -> None:
         """Show the newest loss terms."""
         terms = describe(logs or {})
-        if not terms or not state.is_local_process_zero:
+        if not terms or not state.is_world_process_zero:
             return
         if self._progress is not None and "loss" in (logs or {}):
             self._progress.update(self._progress.task_ids[0], terms=terms)
         else:
             # An evaluation stays on the screen, above the bar.
+            left = self._left(state) if "loss" in (logs or {}) else ""
             self.console.print(
-                f"step {state.global_step}/{state.max_steps}  {terms}", highlight=False
+                f"step {state.global_step}/{state.max_steps}  {terms}  {left}".rstrip(),
+                highlight=False,
+                soft_wrap=True,
             )
 
     def on_train_end(
@@ -132,6 +189,11 @@ class ShowProgress(TrainerCallback):
 def describe(logs: dict[str, Any]) -> str:
     """The loss terms of a log entry and the speed, for people; empty when it has none."""
     parts = [f"{name} {logs[name]:.3f}" for name in _SHOWN if name in logs]
+    parts += [
+        f"patch {name.removeprefix(_MEMBER)} {value:.3f}"
+        for name, value in logs.items()
+        if name.startswith(_MEMBER)
+    ]
     if "tokens_per_second" in logs:
         parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)

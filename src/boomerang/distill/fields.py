@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from .mistakes import complaint, hint
+
+_SHARDING = "it knows no teacher; `shard: true` divides both models over the processes"
 
 # Fields of TrainingArguments that mean something else here or nothing at all.
 _NOT_HERE = {
@@ -17,8 +16,15 @@ _NOT_HERE = {
     "seed": "give the seed as `seed`",
     "resume_from_checkpoint": "an interrupted run is continued by itself",
     "label_smoothing_factor": "the loss is given under `loss`",
-    "use_liger_kernel": "the losses here need the student's logits",
+    "use_liger_kernel": "its losses know no teacher; those here hold no full logits either",
     "disable_tqdm": "progress has its own display",
+    "enable_jit_checkpoint": "SIGTERM and SIGINT always make a checkpoint",
+    "push_to_hub": "upload the student when it is finished, with `hf upload`",
+    "save_only_model": "an interrupted run could not go on from the weights alone",
+    "fsdp": _SHARDING,
+    "fsdp_config": _SHARDING,
+    "deepspeed": _SHARDING,
+    "parallelism_config": _SHARDING,
     "neftune_noise_alpha": "the student must see the same embeddings as its teacher",
 }
 _AT_LEAST_ONE = (
@@ -50,15 +56,3 @@ def check_training(training: dict[str, Any]) -> None:
             raise ValueError(f"{key}: {complaint(error.errors()[0])}") from None
         if key in _AT_LEAST_ONE and value < 1:
             raise ValueError(f"{key} is {value} and must be at least 1")
-
-
-def hint(key: str, allowed: Iterable[str]) -> str:
-    """The allowed key that was probably meant, as the end of a sentence; may be empty."""
-    near = difflib.get_close_matches(key, list(allowed), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def complaint(error: ErrorDetails) -> str:
-    """What pydantic says about a value, with the value."""
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{message}, not {error['input']!r}"

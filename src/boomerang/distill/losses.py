@@ -1,7 +1,8 @@
-"""The three losses as sums over positions; whoever knows the whole step divides, once.
+"""The losses as sums over positions; whoever knows the whole step divides, once.
 
 Nothing here takes a mean, so a step's loss does not depend on how its tokens fall into rows,
-micro-batches or processes. Everything is computed in fp32, whatever the dtype of the arguments.
+micro-batches or processes. Everything is computed in fp32, whatever the dtype of the arguments
+(fp64 stays fp64).
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .recipe import Distance, Loss
+from .sections import Loss
 
 IGNORED = -100
-_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
@@ -38,75 +38,81 @@ def shifted(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What values of a dtype are summed in: fp32, or fp64 for fp64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log softmax(logits / τ) over the last dimension, in fp32."""
+    dtype = sum_dtype(logits.dtype)
     # Cast before the division: its result would be rounded to the 8 bits of bf16.
-    scaled = logits if temperature == 1.0 else logits.float() / temperature
-    return F.log_softmax(scaled, dim=-1, dtype=torch.float32)
+    scaled = logits if temperature == 1.0 else logits.to(dtype) / temperature
+    return F.log_softmax(scaled, dim=-1, dtype=dtype)
 
 
-def cross_entropy_sum(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """Σ -log p(target).
+def prediction_losses(
+    logits: Tensor,
+    teacher_logits: Tensor | None,
+    targets: Tensor,
+    loss: Loss,
+    kl_share: Tensor,
+    *,
+    with_grad: bool = True,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Σ CE, τ² Σ KL(teacher‖student), and the gradient of their weighted sum, in closed form.
 
-    Args:
-        log_probs: `[T, V]`, fp32.
-        targets: `[T]`; positions with `IGNORED` do not count.
-    """
-    return F.nll_loss(log_probs, targets, ignore_index=IGNORED, reduction="sum")
-
-
-def kl_sum(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """τ² Σ KL(teacher‖student).
-
-    The factor keeps the size of the gradient independent of τ (Hinton et al., arXiv 1503.02531,
-    section 2).
-
-    Args:
-        student: Log-probabilities at temperature τ, `[T, V]`, fp32.
-        teacher: The same of the teacher.
-        temperature: τ.
-    """
-    divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
-    return divergence if temperature == 1.0 else divergence * temperature**2
-
-
-def alignment_sum(
-    student: Tensor, teacher: Tensor, mask: Tensor | None, distance: Distance
-) -> Tensor:
-    """Σ distance(student, teacher) over tokens.
+    The factor τ² keeps the size of the gradient independent of τ (Hinton et al., arXiv 1503.02531,
+    section 2). With p and q the distributions of student and teacher, the gradient with respect to
+    the logits is p - [target] for CE, and τ (p_τ - q_τ) for the KL term.
 
     Args:
-        student: Hidden states `[B, S, D]`.
-        teacher: The hidden states they are pulled to, no gradient.
-        mask: `[B, S]`, bool, true where there is a real token; None for everywhere.
-        distance: `cosine`: 1 - cos(a, b) (arXiv 2510.05064, section 3.2);
-            `relative_squared_error`: ‖a-b‖²/‖b‖², which fixes the length of the state too.
+        logits: The student's, `[T, V]`.
+        teacher_logits: The teacher's, `[T, V]`; without them there is no KL term.
+        targets: `[T]`; positions with `IGNORED` have no cross-entropy.
+        loss: The weights of the two terms, and τ.
+        kl_share: Multiplies the weight of the KL term, 0-dimensional.
+        with_grad: Whether the gradient is wanted.
+
+    Returns:
+        CE and τ²·KL, 0-dimensional, and the gradient `[T, V]` of
+        `ce·CE + kl·kl_share·τ²·KL`; all in fp32.
     """
-    if mask is not None:
-        # Select first: padding may hold anything, and costs nothing this way.
-        student, teacher = student[mask], teacher[mask]
-    a, b = student.float(), teacher.float()
-    if distance == "cosine":
-        values = 1 - F.cosine_similarity(a, b, dim=-1, eps=_EPSILON)
+    tau = loss.temperature
+    has_target, target = targets != IGNORED, targets.clamp_min(0)[:, None]
+    log_p = log_probabilities(logits)
+    ce = -torch.where(has_target, log_p.gather(1, target)[:, 0], 0).sum()
+    kl = torch.zeros_like(ce)
+    ce_weight = has_target[:, None].to(log_p.dtype) * loss.ce
+    if teacher_logits is None:
+        if not with_grad:
+            return ce, kl, None
+        gradient = log_p.exp_().mul_(ce_weight)
     else:
-        values = (a - b).square().sum(-1) / b.square().sum(-1).clamp_min(_EPSILON)
-    return values.sum()
+        log_p_tau = log_p if tau == 1.0 else log_probabilities(logits, tau)
+        log_q = log_probabilities(teacher_logits, tau)
+        q = log_q.exp()
+        kl = log_q.sub_(log_p_tau).mul_(q).sum() * tau**2
+        if not with_grad:
+            return ce, kl, None
+        kl_weight = loss.kl * tau * kl_share
+        # In place from here on: nobody needs the logarithms again.
+        if tau == 1.0:
+            gradient = log_p.exp_().mul_(ce_weight + kl_weight)
+        else:
+            gradient = log_p.exp_().mul_(ce_weight).addcmul_(log_p_tau.exp_(), kl_weight)
+        gradient.addcmul_(q, kl_weight, value=-1)
+    return ce, kl, gradient.scatter_add_(1, target, -ce_weight)
 
 
-def weighted_loss(
-    ce: Tensor, kl: Tensor, alignment: Tensor, counts: Counts, weights: Loss
-) -> Tensor:
+def weighted_loss(prediction: Tensor, alignment: Tensor, counts: Counts, weights: Loss) -> Tensor:
     """The loss from its sums: the one place that divides.
 
     Args:
-        ce: Sum of the cross-entropy.
-        kl: Sum of the KL term, τ² included.
+        prediction: Weighted sum of the cross-entropy and the KL term, per target.
         alignment: Sums for each of the M+1 pairs, `[M+1]`; 0 for those that were not computed.
         counts: What to divide by.
         weights: The weights of the terms.
     """
-    return (
-        weights.ce * ce / counts.ce.clamp_min(1)
-        + weights.kl * kl / counts.kl.clamp_min(1)
-        + weights.alignment / len(alignment) * alignment.sum() / counts.alignment.clamp_min(1)
-    )
+    distance = alignment.sum() / counts.alignment.clamp_min(1)
+    return prediction / counts.ce.clamp_min(1) + weights.alignment / len(alignment) * distance

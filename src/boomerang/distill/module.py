@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ..architecture.modules import find_parts, layer_stack
-from ..architecture.shell import assemble
 from ..errors import ArchitectureError
 from ..layers import LayerMap
-from . import losses
-from .recipe import Loss, Part
+from .alignment import alignment_sum
+from .members import Members
+from .prediction import Prediction, Targets
 from .routes import Route, draw_route
-from .runner import LAST, Runner
+from .runner import LAST
+from .sections import Loss, Part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 class LossSums(TypedDict):
     """What a forward pass returns; all tensors 0-dimensional but `alignment`.
 
-    `alignment` has an entry for each of the M+1 pairs of `LayerMap.alignment`, 0 for those that
-    were not computed. The counts belong to this batch alone.
+    `prediction` and `alignment` carry the gradient. `prediction` is `ce`·CE plus the KL term with
+    its weight, the latter as if it were over the targets: what divides it is the number of targets.
+    `ce` and `kl` are the two sums without weights. `alignment` has an entry for each of the M+1
+    pairs of `LayerMap.alignment`, 0 for those that were not computed. The counts belong to this
+    batch alone.
     """
 
+    prediction: Tensor
     ce: Tensor
     kl: Tensor
     alignment: Tensor
@@ -87,14 +92,12 @@ class DistillModule(nn.Module):
         for part in freeze:
             for path in getattr(parts, part):
                 student.get_submodule(path).requires_grad_(False)
-        self._teacher = Runner(teacher)
-        # Members on switch points, made when first needed: after Trainer has placed the student.
-        self._runners: dict[Route, Runner] = {}
+        self._members = Members(teacher, student, layers)
 
     @property
     def teacher(self) -> PreTrainedModel:
         """The frozen teacher."""
-        return self._teacher.model
+        return self._members.teacher.model
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute the student's layers in the backward pass, as Trainer asks for it."""
@@ -104,19 +107,31 @@ class DistillModule(nn.Module):
         """The same under the name of earlier transformers versions."""
         self.student.gradient_checkpointing_enable(**kwargs)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the layers of both models, with the arguments of `torch.compile`.
+
+        The rest, which differs from one route to the next, is left as it is, also where the whole
+        module is handed to `torch.compile`.
+        """
+        for layer in (*layer_stack(self.student), *layer_stack(self.teacher)):
+            layer.compile(*args, **kwargs)
+
     def route(self, step: int) -> Route:
         """The way the batch of an optimizer step takes; in evaluation always the plain student."""
         if not self.training:
             return draw_route(self.seed, step, self.layers.num_student_layers)
         return draw_route(self.seed, step, self.layers.num_student_layers, self.switch, self.mirror)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
         labels: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        aligned: Tensor | None = None,
         step: int = 0,
+        patched: tuple[int, ...] | None = None,
     ) -> LossSums:
         """The losses of a batch, as sums.
 
@@ -125,126 +140,91 @@ class DistillModule(nn.Module):
             labels: `[B, S]`, unshifted; -100 where a token is no target.
             attention_mask: `[B, S]`, 1 for real tokens; None when all are.
             position_ids: `[B, S]`, starting again with each packed document.
+            aligned: `[B, S]`, bool: the tokens whose states are aligned; by default all real ones.
             step: The optimizer step, which decides on the route.
+            patched: The student layers that are patched in the member to run instead, for its
+                cross-entropy alone and without gradients.
+
+        Raises:
+            LayerMapError: The student has no such layer.
         """
         inputs: dict[str, Tensor] = {"input_ids": input_ids}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
         if position_ids is not None:
             inputs["position_ids"] = position_ids
+        if aligned is None:
+            aligned = None if attention_mask is None else attention_mask.bool()
+        targets = Targets(labels, everywhere=self.mode == "reference")
+        if patched is not None:
+            return self._member_sums(patched, inputs, targets)
         route = self.route(step)
         with torch.no_grad():
-            teacher_logits, teacher_states = self._run_teacher(inputs, route)
-        runner = self._runner(route)
+            teacher_states = self._run_teacher(inputs, route)
+        runner = self._members.runner(route.patched, route.enter)
         state_of = self._state_of(route) if self.loss.alignment else {}
-        logits, states = runner.run(
-            inputs,
-            state_of.values(),
-            logits=bool(self.loss.ce or self.loss.kl),
-            entry=teacher_states[self.layers.kept[route.enter]] if route.enter else None,
-        )
-        targets = losses.shifted(labels)
-        is_target = targets != losses.IGNORED
-        compared = is_target if self.mode == "clean" else torch.ones_like(is_target)
-        is_real = torch.ones_like(is_target) if attention_mask is None else attention_mask.bool()
-        # Losses are computed in fp32, also where autocast would choose less.
-        with torch.autocast(input_ids.device.type, enabled=False):
-            ce, kl = self._prediction_losses(logits, teacher_logits, targets, compared)
-            mask = None if attention_mask is None else is_real
-            alignment = self._alignment(states, state_of, teacher_states, mask)
+        entry = teacher_states[self.layers.kept[route.enter]] if route.enter else None
+        states = runner.run(inputs, state_of.values(), entry=entry)
+        teacher = (self._members.teacher.head, teacher_states[LAST]) if self.loss.kl else None
+        prediction = ce = kl = zero = torch.zeros((), device=labels.device)
+        if self.loss.ce or self.loss.kl:
+            problem = Prediction(runner.head, targets, self.loss, teacher)
+            prediction, ce, kl = problem.sums(states[LAST])
         return {
-            "ce": ce,
+            "prediction": prediction,
+            "ce": ce if self.loss.ce else zero,
             "kl": kl,
-            "alignment": alignment,
-            "ce_count": is_target.sum(),
-            "kl_count": compared.sum(),
-            "alignment_count": is_real.sum(),
+            "alignment": self._alignment(states, state_of, teacher_states, aligned),
+            "ce_count": targets.ce_count,
+            "kl_count": targets.kl_count,
+            "alignment_count": (torch.ones_like(labels) if aligned is None else aligned).sum(),
         }
 
-    def _run_teacher(
-        self, inputs: Mapping[str, Tensor], route: Route
-    ) -> tuple[Tensor | None, dict[int, Tensor]]:
+    @torch.no_grad()
+    def _member_sums(
+        self, patched: tuple[int, ...], inputs: Mapping[str, Tensor], targets: Targets
+    ) -> LossSums:
+        runner = self._members.runner(patched)
+        states = runner.run(inputs, ())
+        _, ce, _ = Prediction(runner.head, targets, self.loss).sums(states[LAST])
+        zero = torch.zeros((), device=ce.device)
+        return {
+            "prediction": zero,
+            "ce": ce,
+            "kl": zero,
+            "alignment": zero.expand(len(self.layers.alignment)),
+            "ce_count": targets.ce_count,
+            "kl_count": torch.zeros_like(targets.kl_count),
+            "alignment_count": torch.zeros_like(targets.ce_count),
+        }
+
+    def _run_teacher(self, inputs: Mapping[str, Tensor], route: Route) -> dict[int, Tensor]:
         wanted: set[int] = set()
         if self.loss.alignment:
             wanted.update(self.layers.alignment[pair][1] for pair in route.pairs)
         if route.enter:
             wanted.add(self.layers.kept[route.enter])
         if not wanted and not self.loss.kl:
-            return None, {}
-        return self._teacher.run(inputs, wanted, logits=bool(self.loss.kl))
+            return {}
+        return self._members.teacher.run(inputs, wanted)
 
     def _state_of(self, route: Route) -> dict[int, int]:
         """For each aligned pair the index of its state in the model that runs."""
         last = len(self.layers.alignment) - 1
         return {pair: LAST if pair == last else pair - route.enter for pair in route.pairs}
 
-    def _runner(self, route: Route) -> Runner:
-        if route not in self._runners:
-            self._runners[route] = self._make_runner(route)
-        runner = self._runners[route]
-        for index, layer in enumerate(runner.layers):
-            # Dropout belongs to the student's training; the teacher's layers stay as they are.
-            layer.train(self.training and index < route.leave - route.enter)
-        return runner
-
-    def _make_runner(self, route: Route) -> Runner:
-        if route.name == "student":
-            return Runner(self.student)
-        kept, num_layers = self.layers.kept, self.layers.num_layers
-        own = range(route.enter, route.leave)
-        rest = range(kept[route.leave], num_layers) if route.name == "mirror" else range(0)
-        last = self.teacher if rest else self.student
-        output: Any = last.get_output_embeddings()
-        table: Any = self.student.get_input_embeddings()
-        model = assemble(
-            self.teacher,
-            [*((self.student, i) for i in own), *((self.teacher, t) for t in rest)],
-            [*(kept[i] for i in own), *rest],
-            embedding=self.student,
-            head=last,
-            # By what is one matrix, not by what is equal: a new student's embedding still equals
-            # the teacher's head, and soon differs.
-            tied=output is not None and output.weight is table.weight,
-        )
-        model.train(self.training)
-        return Runner(model, enters=route.enter > 0)
-
-    def _prediction_losses(
-        self,
-        logits: Tensor | None,
-        teacher_logits: Tensor | None,
-        targets: Tensor,
-        compared: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """CE and KL over the positions `compared`, which include all targets."""
-        ce = kl = torch.zeros((), device=targets.device)
-        if logits is None:
-            return ce, kl
-        logits = logits[compared]
-        temperature = self.loss.temperature
-        log_probs = losses.log_probabilities(logits)
-        if self.loss.ce:
-            ce = losses.cross_entropy_sum(log_probs, targets[compared])
-        if teacher_logits is not None:
-            # At τ = 1 both terms share the student's log-probabilities.
-            if temperature != 1.0:
-                log_probs = losses.log_probabilities(logits, temperature)
-            reference = losses.log_probabilities(teacher_logits[compared], temperature)
-            kl = losses.kl_sum(log_probs, reference, temperature)
-        return ce, kl
-
     def _alignment(
         self,
         states: Mapping[int, Tensor],
         state_of: Mapping[int, int],
         teacher_states: Mapping[int, Tensor],
-        mask: Tensor | None,
+        aligned: Tensor | None,
     ) -> Tensor:
         pairs = self.layers.alignment
         sums = [torch.zeros((), device=self.student.device)] * len(pairs)
         for pair, index in state_of.items():
             target = teacher_states[pairs[pair][1]]
-            sums[pair] = losses.alignment_sum(states[index], target, mask, self.loss.distance)
+            sums[pair] = alignment_sum(states[index], target, aligned, self.loss.distance)
         return torch.stack(sums)
 
 

@@ -7,14 +7,21 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.output import new_directory, write_text
 from ..errors import OutputError
+from .checkpointing import last_checkpoint, remove_all
 from .recipe import FILE_NAME, Recipe
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 LOG = "log.jsonl"
 _INPUTS = "inputs.json"
+_STEP = "rows_per_step"
 _CHECKPOINTS = "checkpoints"
+_DATA = "data"
 _PUBLISHING = "student"
 # Written last: it marks a finished run.
 _CONFIG = "config.json"
@@ -41,24 +48,19 @@ class Output:
         return self.path / _CHECKPOINTS
 
     @property
+    def data(self) -> Path:
+        """Where the rows of the text are while it runs."""
+        return self.path / _DATA
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it is some run's."""
+        return (self.path / FILE_NAME).exists()
+
+    @property
     def finished(self) -> bool:
         """Whether the student is there."""
         return (self.path / _CONFIG).exists()
-
-    def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint, if there is one.
-
-        Trainer writes `trainer_state.json` last, so a checkpoint without it, or with a broken one,
-        was cut short.
-        """
-        found: dict[int, Path] = {}
-        for path in self.checkpoints.glob("checkpoint-*"):
-            try:
-                step = json.loads((path / "trainer_state.json").read_text())["global_step"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-            found[int(step)] = path
-        return found[max(found)] if found else None
 
     def check_recipe(self) -> None:
         """See that the directory is free, or this recipe's already.
@@ -93,13 +95,8 @@ class Output:
         """
         if not self._has_something_to_lose():
             return
-        try:
-            recorded = json.loads((self.path / _INPUTS).read_text())
-            changed = [role for role in inputs if recorded.get(role) != inputs[role]]
-        except (OSError, ValueError, AttributeError):
-            raise OutputError(
-                "cannot be read as the record of a run's inputs", where=self.path / _INPUTS
-            ) from None
+        recorded = self._recorded()
+        changed = [role for role in inputs if recorded.get(role) != inputs[role]]
         if changed:
             raise OutputError(
                 f"holds the run of this recipe on another {', '.join(changed)}: what stands under "
@@ -108,15 +105,34 @@ class Output:
                 fix="give another `out`, or remove this one",
             )
 
-    def claim(self, inputs: Mapping[str, str]) -> None:
+    def check_step(self, args: TrainingArguments) -> None:
+        """See that a run that goes on has as many rows in a step as it had.
+
+        Raises:
+            OutputError: It has not.
+        """
+        if self.finished or last_checkpoint(self.checkpoints) is None:
+            return
+        recorded, now = self._recorded().get(_STEP), _rows_per_step(args)
+        if recorded != now:
+            raise OutputError(
+                f"holds a run with {recorded} rows in a step, and now there are {now} "
+                f"({args.train_batch_size} x {args.gradient_accumulation_steps} micro-batches x "
+                f"{args.world_size} processes)",
+                where=self.path,
+                fix="set training.gradient_accumulation_steps to make up for the number of "
+                "processes",
+            )
+
+    def claim(self, inputs: Mapping[str, str], args: TrainingArguments) -> None:
         """Make the directory this run's.
 
         Raises:
             OutputError: It cannot be written.
         """
-        record = json.dumps(inputs, indent=2) + "\n"
+        record = json.dumps({**inputs, _STEP: _rows_per_step(args)}, indent=2) + "\n"
         try:
-            if (self.path / FILE_NAME).exists():
+            if self.claimed:
                 write_text(self.path / _INPUTS, record)
                 write_text(self.path / FILE_NAME, self.recipe.to_yaml())
             else:
@@ -126,8 +142,11 @@ class Output:
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror})", where=self.path) from None
 
-    def remove_if_empty(self) -> None:
-        """Remove the directories that Trainer makes before anything is to be written."""
+    def release(self) -> None:
+        """Take back what `claim` wrote and what was prepared since."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        for name in (FILE_NAME, _INPUTS):
+            (self.path / name).unlink(missing_ok=True)
         for path in (self.checkpoints, self.path):
             with suppress(OSError):
                 path.rmdir()
@@ -147,14 +166,23 @@ class Output:
         complete.rmdir()
 
     def discard_checkpoints(self) -> None:
-        """Remove the checkpoints, several times the student's size, unless they were asked for."""
+        """Remove checkpoints, unless they were asked for, and the rows to go on with."""
         if self.recipe.keeps_checkpoints:
             return
-        for path in self.checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(path)
-        # Some trackers write in there, too.
-        with suppress(OSError):
-            self.checkpoints.rmdir()
+        remove_all(self.checkpoints)
+        shutil.rmtree(self.data, ignore_errors=True)
 
     def _has_something_to_lose(self) -> bool:
-        return self.finished or self.last_checkpoint() is not None
+        return self.finished or last_checkpoint(self.checkpoints) is not None
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.path / _INPUTS).read_text()))
+        except (OSError, ValueError, TypeError):
+            raise OutputError(
+                "cannot be read as the record of a run's inputs", where=self.path / _INPUTS
+            ) from None
+
+
+def _rows_per_step(args: TrainingArguments) -> int:
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size

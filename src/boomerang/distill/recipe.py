@@ -13,181 +13,201 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from ..errors import RecipeError
 from ..layers import LayerMap
-from .fields import check_training, complaint, hint
+from ..order import default_order_for
+from .fields import check_training
+from .mistakes import as_recipe_error
+from .presets import BY_ORDER, DEFAULT, Preset, by_order, read_preset, with_preset
 from .reading import override, read_yaml
+from .sections import Evaluate, KeepEvery, Loss, ModelOptions, Part, Section
 
-Part = Literal["embedding", "head"]
-Distance = Literal["cosine", "relative_squared_error"]
+Files = Annotated[list[str], Field(min_length=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 FILE_NAME = "recipe.yaml"
+# How the rows of a step are split, which changes no result: a run may go on with other processes.
+_SPLIT = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 _CHECKPOINTING = {"save_strategy", "save_steps", "save_total_limit"}
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KeepEvery(_Model):
-    """Kept layers by three numbers; see `LayerMap.every`."""
-
-    every: int
-    first: int = 1
-    last: int = 2
-
-
-class Data(_Model):
-    """The text to train on.
+class Source(Section):
+    """One source of text among several: files, or a data set on the hub.
 
     Args:
-        files: Text files, UTF-8: a document each, or several with `<|endoftext|>` between them.
+        files: As in `Data`.
+        dataset: The id of a data set on the hub, whose rows have `text` or `messages`. It is
+            streamed: of a large one only what is used is downloaded.
+        name: The data set's configuration, if it has several.
+        split: Its split, `train` by default.
+        revision: Its branch, tag or commit. Only a commit names the same text for ever.
+        tokens: Go no further than the document that makes it so many tokens; by default the source
+            is read to its end.
+        weight: The share of this source in the rows; see `Data`.
+    """
+
+    files: Files | None = None
+    dataset: str | None = None
+    name: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Source:
+        if (self.files is None) == (self.dataset is None):
+            raise ValueError("a source is given by either `files` or `dataset`: give just one")
+        if self.files is not None and (self.name or self.split or self.revision):
+            raise ValueError("name, split and revision go with `dataset`, not with `files`")
+        return self
+
+    @property
+    def described(self) -> str:
+        """The source in a word or two."""
+        if self.files is not None:
+            return ", ".join(self.files)
+        parts = (self.dataset, self.name, self.split)
+        named = " ".join(part for part in parts if part is not None)
+        return named if self.revision is None else f"{named}@{self.revision}"
+
+
+class Data(Section):
+    """The text to train on, given by `files` or by `sources`.
+
+    Several sources are mixed row by row: after any number of rows each source has given its
+    `weight` over the sum of all weights, as evenly as whole rows allow, so that a weight is a share
+    of the tokens (padding counted). The mix ends with the source that runs out first; what is left
+    of the others is not used, and nothing is repeated. So the rows do not depend on the seed; it
+    decides their order in training.
+
+    Args:
+        files: UTF-8 text: a document each, or several with `<|endoftext|>` between them. Or
+            `.jsonl` and `.parquet` files with a document in each line or row: a string `text`, or a
+            list `messages`, a conversation, of which only what the assistant says is learned.
+        sources: Files and data sets, to be mixed.
         sequence_length: Tokens in a row, at most as many as the teacher has positions for.
-        packing: Documents one after the other, cut into full rows; otherwise one document a row,
-            cut off or padded. Not every architecture keeps packed documents apart; one that does
-            not is refused.
+        packing: Documents one after the other, cut into full rows; a conversation is not cut if it
+            fits a row. Otherwise a document a row, padded, or several rows where it is longer. Not
+            every architecture keeps packed documents apart; one that does not is refused.
         held_out: Rows at the end of the text that are not trained on but kept for evaluation.
     """
 
-    files: Annotated[list[str], Field(min_length=1)]
+    files: Files | None = None
+    sources: Annotated[list[Source], Field(min_length=1)] | None = None
     sequence_length: Annotated[int, Field(ge=2)]
     packing: bool = True
     held_out: Annotated[int, Field(ge=0)] = 0
 
-
-class ModelOptions(_Model):
-    """How teacher and student are loaded, as in transformers.
-
-    Args:
-        attn_implementation: `sdpa`, `eager`, `flash_attention_2` ...; by default its own choice.
-        trust_remote_code: Run Python code that comes with the checkpoints.
-    """
-
-    attn_implementation: str | None = None
-    trust_remote_code: bool = False
-
-    def for_tokenizer(self) -> dict[str, Any]:
-        """Keyword arguments of the tokenizer's `from_pretrained`; none where nothing is set."""
-        return {"trust_remote_code": True} if self.trust_remote_code else {}
-
-    def for_model(self) -> dict[str, Any]:
-        """The same for a model."""
-        if self.attn_implementation is None:
-            return self.for_tokenizer()
-        return {"attn_implementation": self.attn_implementation, **self.for_tokenizer()}
-
-
-class Loss(_Model):
-    """The weights of the three terms; one of weight 0 is not computed.
-
-    The loss of a step is `ce`·CE + `kl`·τ²·KL(teacher‖student) + `alignment`/(M+1) · Σ over the M+1
-    aligned pairs of their mean distance (arXiv 2510.05064, section 3.2). The defaults are the
-    paper's.
-
-    Args:
-        ce: Weight of the cross-entropy with the text.
-        kl: Weight of the divergence from the teacher's predictions.
-        alignment: Weight of the mean distance over all aligned pairs of hidden states.
-        temperature: τ of the KL term.
-        distance: `cosine`: 1 - cos(a, b); `relative_squared_error`: ‖a-b‖²/‖b‖², b the teacher's.
-    """
-
-    ce: Weight = 1.0
-    kl: Weight = 0.1
-    alignment: Weight = 2.0
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    distance: Distance = "cosine"
-
     @model_validator(mode="after")
-    def _one_term(self) -> Loss:
-        if not (self.ce or self.kl or self.alignment):
-            raise ValueError("ce, kl and alignment are all 0: there is nothing to learn from")
+    def _consistent(self) -> Data:
+        if (self.files is None) == (self.sources is None):
+            raise ValueError("the text is given by either `files` or `sources`: give just one")
         return self
 
+    @property
+    def all_sources(self) -> list[Source]:
+        """The sources; plain `files` are one."""
+        return [Source(files=self.files)] if self.sources is None else self.sources
 
-class Recipe(_Model):
+
+class Recipe(Section):
     """Everything that decides the outcome of a distillation run.
 
     Args:
+        preset: The values of all keys that the recipe leaves out: `boomerang`, `paper`,
+            `reference` or `adapt`; see `presets/`.
         teacher: A checkpoint directory or a hub id, with `@revision`.
         student: An initialised student, as `boomerang init` writes it; or else `keep`.
         keep: The teacher layers to cut the student from, listed or by three numbers.
         out: The directory for the distilled student.
         data: The text.
         model: How the models are loaded.
+        order: In which order layers will be patched: `last-to-first`, `first-to-last`, or all
+            student layers as a list; None for the teacher's default.
         loss: The weights of the loss terms.
         switch: Probability that a step's batch enters the student at a random layer, with the
-            teacher's state.
-        mirror: Probability that it leaves the student at a random layer, through the teacher.
+            teacher's state; None for the preset's value for the order.
+        mirror: Probability that it leaves the student at a random layer, through the teacher; None
+            as above.
         freeze: Parts of the student that keep the teacher's weights. Where embedding and head are
             tied, freezing either freezes the matrix they share.
         mode: `clean`, or `reference` for the exact loss of the paper's code: the KL term over
             padding too, and losses summed over gradient accumulation.
         seed: Decides the order of the data and the switch points.
-        training: Any field of `transformers.TrainingArguments`, verbatim. Where a field is left
-            out, the paper's value holds: AdamW 0.9/0.95, weight decay 0.1, learning rate 3e-4
-            cosine, warmup 1 %, clip 1.0 (arXiv 2510.05064, section 4). Checkpoints are made every
-            tenth of the run, to go on from, and removed at its end; those that the recipe asks for
-            (`save_strategy`, `save_steps`, `save_total_limit`) stay.
+        shard: Divide both models, gradients and optimizer state over the processes; needs several.
+        evaluate: What is measured on held-out rows while it trains.
+        training: Any field of `transformers.TrainingArguments`, verbatim, over those of the preset.
+            Held-out rows are measured every tenth of the run. Checkpoints are made as often, to go
+            on from, and removed at its end; those that the recipe asks for (`save_strategy`,
+            `save_steps`, `save_total_limit`) stay.
 
     Raises:
         RecipeError: A key or value is not allowed.
     """
 
+    preset: Preset = DEFAULT
     teacher: str
     student: str | None = None
     keep: list[int] | KeepEvery | None = None
     out: str
     data: Data
     model: ModelOptions = ModelOptions()
+    order: Literal["last-to-first", "first-to-last"] | list[int] | None = None
     loss: Loss = Loss()
-    switch: Probability = 0.0
-    mirror: Probability = 0.0
-    freeze: list[Part] = []
+    switch: Probability | None = None
+    mirror: Probability | None = None
+    freeze: list[Part] = Field(default_factory=list)
     mode: Literal["clean", "reference"] = "clean"
     seed: int = 0
-    training: dict[str, Any] = {}
+    shard: bool = False
+    evaluate: Evaluate = Evaluate()
+    training: dict[str, Any] = Field(default_factory=dict)
 
     def __init__(self, /, **content: Any) -> None:
         try:
-            super().__init__(**content)
+            super().__init__(**with_preset(content))
         except ValidationError as error:
-            raise _as_recipe_error(error) from None
+            raise as_recipe_error(error, Recipe) from None
 
     @field_validator("training")
     @classmethod
-    def _known_training_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
-        if training:
-            check_training(training)
+    def _known_training_fields(
+        cls, training: dict[str, Any], info: ValidationInfo
+    ) -> dict[str, Any]:
+        known = read_preset(info.data.get("preset", DEFAULT))["training"]
+        own = {key: value for key, value in training.items() if known.get(key) != value}
+        if own:
+            check_training(own)
         return training
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if (self.student is None) == (self.keep is None):
             raise ValueError("the student is given by either `student` or `keep`: give just one")
-        if self.switch + self.mirror > 1:
+        if (self.switch or 0) + (self.mirror or 0) > 1:
             raise ValueError("switch + mirror is more than 1: they are probabilities of one draw")
         evaluates = self.training.get("eval_strategy", "no") != "no"
         if (evaluates or self.training.get("eval_on_start")) and not self.data.held_out:
             raise ValueError("training asks for evaluation on no rows: set data.held_out")
+        if self.evaluate.members and not self.data.held_out:
+            raise ValueError("evaluate.members are measured on no rows: set data.held_out")
         if self.mode == "reference":
             if self.data.packing:
                 raise ValueError(
                     "mode reference has one padded document a row: set data.packing to false"
                 )
-            if self.switch or self.mirror:
+            if self.switch != 0 or self.mirror != 0:
                 raise ValueError(
-                    "mode reference knows no switch points: set switch and mirror to 0"
+                    "mode reference knows no switch points: set switch and mirror to 0, or preset "
+                    "to reference"
                 )
         return self
 
@@ -236,15 +256,38 @@ class Recipe(_Model):
         """The recipe as YAML text, defaults included."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
+    def resolved(self, teacher_config: dict[str, Any]) -> Recipe:
+        """The recipe with what depends on the teacher filled in: `order`, `switch`, `mirror`.
+
+        Args:
+            teacher_config: The teacher's `config.json`.
+
+        Raises:
+            RecipeError: `switch` and `mirror` do not go together.
+        """
+        order = default_order_for(teacher_config) if self.order is None else self.order
+        # Of an order that was searched for, no preset knows which side it patches first.
+        name = order if isinstance(order, str) else "listed"
+        content = self.model_dump() | {"order": order}
+        for key in BY_ORDER:
+            if content[key] is None:
+                content[key] = by_order(self.preset, key, name)
+        return Recipe(**content)
+
     def differences(self, other: Recipe) -> list[str]:
-        """The top-level keys, `out` apart, in which two recipes differ."""
-        mine, others = self.model_dump(), other.model_dump()
-        return [key for key in mine if key != "out" and mine[key] != others[key]]
+        """The top-level keys in which two recipes differ; `out` and the split of a step apart."""
+        mine, others = self._compared(), other._compared()
+        return [key for key in mine if mine[key] != others[key]]
+
+    def _compared(self) -> dict[str, Any]:
+        training = {key: value for key, value in self.training.items() if key not in _SPLIT}
+        return self.model_dump(exclude={"out"}) | {"training": training}
 
     @property
     def keeps_checkpoints(self) -> bool:
         """Whether the recipe asks for checkpoints, so that they stay when the run is finished."""
-        return not _CHECKPOINTING.isdisjoint(self.training)
+        asked = not _CHECKPOINTING.isdisjoint(self.training)
+        return asked and self.training.get("save_strategy") != "no"
 
     def layers(self, num_layers: int) -> LayerMap:
         """The kept layers of a teacher of `num_layers` layers; `keep` must be set.
@@ -259,32 +302,5 @@ class Recipe(_Model):
         return LayerMap(self.keep, num_layers)
 
 
-def _as_recipe_error(error: ValidationError) -> RecipeError:
-    """One of pydantic's complaints as one line that names the key and what is allowed."""
-    # Of the alternatives of a union the one that was meant got furthest; its name is no user's key.
-    first = max(error.errors(), key=lambda complaint: len(complaint["loc"]))
-    path = [str(part) for part in first["loc"] if part not in ("list[int]", "KeepEvery")]
-    key = ".".join(path) or None
-    if first["type"] == "extra_forbidden":
-        allowed = _allowed_keys(path[:-1])
-        words = hint(path[-1], allowed) or f"; allowed are {', '.join(allowed)}"
-        return RecipeError(f"unknown key{words}", where=key)
-    if first["type"] == "missing":
-        return RecipeError("is missing", where=key)
-    if first["type"] == "value_error":
-        return RecipeError(str(first["ctx"]["error"]), where=key)
-    return RecipeError(complaint(first), where=key)
-
-
 def _place(*parts: object) -> str | None:
     return ": ".join(str(part) for part in parts if part is not None) or None
-
-
-def _allowed_keys(path: Sequence[str]) -> list[str]:
-    nested: dict[str, type[BaseModel]] = {
-        "data": Data,
-        "model": ModelOptions,
-        "loss": Loss,
-        "keep": KeepEvery,
-    }
-    return list((nested[path[0]] if path else Recipe).model_fields)

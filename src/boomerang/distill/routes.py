@@ -34,6 +34,11 @@ class Route:
         return "student" if self.leave == self.num_student_layers else "mirror"
 
     @property
+    def patched(self) -> tuple[int, ...]:
+        """The student layers in whose place the teacher's blocks stand."""
+        return (*range(self.enter), *range(self.leave, self.num_student_layers))
+
+    @property
     def pairs(self) -> tuple[int, ...]:
         """The aligned pairs (positions in `LayerMap.alignment`) whose student state is computed.
 

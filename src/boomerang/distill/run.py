@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,35 +14,31 @@ from rich.console import Console
 from transformers import TrainingArguments
 
 from ..architecture.modules import layer_stack
+from ..checkpoint.directory import read_config
+from ..checkpoint.resolve import resolve
 from ..checkpoint.student_config import read_student_config
-from ..errors import BoomerangError, RecipeError
+from ..errors import BoomerangError, LayerMapError, RecipeError
 from ..layers import LayerMap
 from ..loading import load_model, load_tokenizer
 from ..student import cut
-from .callbacks import JsonLines, ShowProgress
-from .data import read_rows
+from .callbacks import JsonLines, ShowPlan, ShowProgress
+from .checkpointing import last_checkpoint, remove_incomplete
+from .data import Rows, load_rows, prepare_rows, rows_hash
 from .inputs import Inputs
 from .module import DistillModule
 from .output import LOG, Output
 from .packing import check_packing
+from .plan import Plan
 from .recipe import Recipe
+from .sharding import check_possible, refuse_other_sharding, shard
+from .signals import StopOnSignal
 from .trainer import DistillTrainer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# The paper's values (arXiv 2510.05064, section 4), for fields that a recipe leaves out.
-_PAPER: dict[str, Any] = {
-    "max_steps": 500,
-    "learning_rate": 3e-4,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.01,
-    "adam_beta1": 0.9,
-    "adam_beta2": 0.95,
-    "adam_epsilon": 1e-8,
-    "weight_decay": 0.1,
-    "max_grad_norm": 1.0,
-}
+# Checkpoints and evaluations, where the recipe does not plan them: every tenth of the run.
+_OFTEN = 0.1
 
 
 def distill(recipe: Recipe | str | Path) -> Path:
@@ -52,7 +48,7 @@ def distill(recipe: Recipe | str | Path) -> Path:
     text), `log.jsonl` and Trainer's `checkpoints/`; a run that was interrupted goes on from the
     last of them. At the end the student's files appear, `config.json` last, and the checkpoints go,
     unless the recipe asks for them. A finished output of the same recipe and inputs is left as it
-    is.
+    is. On SIGINT and SIGTERM a checkpoint is saved after the step under way.
 
     Args:
         recipe: A recipe, or the path of one.
@@ -63,10 +59,13 @@ def distill(recipe: Recipe | str | Path) -> Path:
     Raises:
         RecipeError: A value does not hold for these models or this machine.
         OutputError: The output holds something else.
+        TrainingError: A loss or gradient is not finite.
+        SystemExit: A signal stopped the run; the code is 128 plus its number.
         BoomerangError: A model or a text cannot be used; see the subclasses.
     """
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
+    recipe = recipe.resolved(read_config(resolve(recipe.teacher, weights=False)))
     out = Output(recipe)
     args = training_arguments(recipe)
     if args.should_save:
@@ -75,6 +74,7 @@ def distill(recipe: Recipe | str | Path) -> Path:
     hashes = inputs.hashes() if args.should_save else {}
     if args.should_save:
         out.check_inputs(hashes)
+        out.check_step(args)
     if not out.finished:
         _train(recipe, args, inputs, out, hashes)
     if args.should_save:
@@ -85,22 +85,41 @@ def distill(recipe: Recipe | str | Path) -> Path:
 def _train(
     recipe: Recipe, args: TrainingArguments, inputs: Inputs, out: Output, hashes: dict[str, str]
 ) -> None:
-    progress = ShowProgress()
-    try:
-        trainer = prepare(recipe, args, inputs, [JsonLines(out.path / LOG), progress])
-    finally:
-        if args.should_save:
-            out.remove_if_empty()
-    # Only now: a recipe that cannot be used must not leave an output.
+    claimed_now = not out.claimed
     if args.should_save:
-        out.claim(hashes)
-    checkpoint = out.last_checkpoint()
+        out.claim(hashes, args)
+    try:
+        trainer = prepare(recipe, args, inputs)
+    except BaseException:
+        # A recipe that cannot be used must not leave an output.
+        if args.should_save and claimed_now:
+            out.release()
+        raise
+    if args.should_save:
+        remove_incomplete(out.checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = last_checkpoint(out.checkpoints)
+    plan = partial(Plan.of, trainer.module, args, recipe.data.sequence_length)
+    progress, stop = ShowProgress(), StopOnSignal()
+    for callback in (JsonLines(out.path / LOG), ShowPlan(plan), progress, stop):
+        trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         progress.close()
+        stop.restore()
+    if stop.signal is not None:
+        state = trainer.state
+        _console(args).print(
+            f"Stopped by {stop.signal.name} after step {state.global_step} of {state.max_steps}. "
+            "Run the same again to go on.",
+            highlight=False,
+        )
+        trainer.accelerator.wait_for_everyone()
+        raise SystemExit(128 + stop.signal)
+    weights = trainer.student_weights()
     if args.should_save:
-        out.publish(trainer.save_student)
+        out.publish(partial(trainer.save_student, weights=weights))
     trainer.accelerator.wait_for_everyone()
 
 
@@ -108,36 +127,34 @@ def prepare(
     recipe: Recipe,
     args: TrainingArguments,
     inputs: Inputs,
-    callbacks: Iterable[TrainerCallback] = (),
 ) -> DistillTrainer:
     """Load models and text and put the trainer together, ready for `train()`.
 
     Args:
-        recipe: What to do.
+        recipe: What to do; `resolved`.
         args: As `training_arguments` makes them.
         inputs: What to load.
-        callbacks: For the trainer.
 
     Raises:
         RecipeError: Trainer does not accept a value, or the teacher no packed rows.
         BoomerangError: A model or a text cannot be used.
     """
-    console = Console(stderr=True, quiet=args.process_index != 0, soft_wrap=True)
-    say = partial(console.print, markup=False, highlight=False)
+    assert recipe.order is not None and recipe.switch is not None and recipe.mirror is not None
+    say = partial(_console(args).print, markup=False, highlight=False)
     tokenizer = load_tokenizer(inputs.teacher, **recipe.model.for_tokenizer())
-    # The text first: a mistake in it shows before large models are loaded.
-    say(f"Reading {', '.join(recipe.data.files)}")
-    rows, held_out = read_rows(recipe.data, tokenizer, eos_is_no_target=recipe.mode == "reference")
     say(f"Loading teacher {recipe.teacher} and its student")
     # Mixed precision wants the teacher's weights in it; without, the student's states must fit
     # them.
     precision = torch.bfloat16 if args.device.type == "cuda" and args.bf16 else torch.float32
     teacher = load_model(
-        inputs.teacher, dtype=precision, device=args.device, **recipe.model.for_model()
+        inputs.teacher,
+        dtype=precision,
+        # What is to be divided need not fit a device.
+        device=None if recipe.shard else args.device,
+        **recipe.model.for_model(),
     )
-    if rows.packs_documents:
-        check_packing(teacher, rows, args.train_batch_size)
     student, layers = _student(recipe, inputs, teacher)
+    members = _members(recipe.evaluate.members, layers, recipe.order)
     module = DistillModule(
         teacher,
         student,
@@ -149,20 +166,42 @@ def prepare(
         mode=recipe.mode,
         seed=recipe.seed,
     )
+    if recipe.shard:
+        shard(module, args)
+    if recipe.data.packing:
+        check_packing(teacher, args.train_batch_size)
+    rows, held_out = _rows(recipe, args, inputs, tokenizer)
     say(
         f"Distilling {layers.num_layers} layers into {layers.num_student_layers} on "
         f"{len(rows):,} rows of {recipe.data.sequence_length} tokens, into {recipe.out}"
     )
     with _refused_as_recipe():
-        return DistillTrainer(module, args, rows, held_out, tokenizer, callbacks)
+        return DistillTrainer(module, args, rows, held_out, tokenizer, members=members)
+
+
+def _rows(
+    recipe: Recipe, args: TrainingArguments, inputs: Inputs, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Rows, Rows | None]:
+    """The rows to train on and those to evaluate on: made by one process, mapped by all."""
+    data, directory, reference = recipe.data, Output(recipe).data, recipe.mode == "reference"
+    with args.main_process_first(local=args.save_on_each_node, desc="preparing the text"):
+        if args.should_save:
+            content = rows_hash(data, inputs.text_hash, inputs.tokenizer_hash, reference=reference)
+            say = partial(_console(args).print, markup=False, highlight=False)
+            prepare_rows(data, tokenizer, directory, content, reference=reference, say=say)
+    return load_rows(data, directory)
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """What Trainer gets: the recipe's `training` over the paper's values.
+    """What Trainer gets: the recipe's `training`, and what suits the machine and the run.
+
+    Args:
+        recipe: The recipe; `resolved`.
 
     Raises:
-        RecipeError: transformers does not accept a value.
+        RecipeError: transformers does not accept a value, or the processes cannot be used so.
     """
+    refuse_other_sharding()
     given = recipe.training
     on_gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
     machine = {
@@ -173,17 +212,42 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         or not (recipe.loss.ce or recipe.loss.kl),
     }
     # Checkpoints to go on from: often enough for a run of any length, and no more than needed.
-    saving = {"save_steps": 0.1} | ({} if recipe.keeps_checkpoints else {"save_total_limit": 1})
-    fields: dict[str, Any] = {**_PAPER, **machine, **saving, "logging_steps": 10, **given}
-    if "num_train_epochs" in given and "max_steps" not in given:
-        del fields["max_steps"]
+    saving = {"save_steps": _OFTEN} | ({} if recipe.keeps_checkpoints else {"save_total_limit": 1})
+    evaluating = {"eval_strategy": "steps", "eval_steps": _OFTEN} if recipe.data.held_out else {}
+    # Every step is looked at before it is applied, once for all of its micro-batches; and rows keep
+    # their numbers, to be named then.
+    looking = {"logging_nan_inf_filter": False, "remove_unused_columns": False}
+    fields: dict[str, Any] = {
+        **machine, **saving, **evaluating, **looking, "logging_steps": 10, **given
+    }  # fmt: skip
     with _refused_as_recipe():
-        return TrainingArguments(
+        args = TrainingArguments(
             output_dir=str(Output(recipe).checkpoints),
             seed=recipe.seed,
             disable_tqdm=True,
             **fields,
         )
+    if recipe.shard:
+        check_possible(args)
+    return args
+
+
+def _console(args: TrainingArguments) -> Console:
+    return Console(stderr=True, quiet=args.process_index != 0, soft_wrap=True)
+
+
+def _members(
+    chosen: Sequence[int] | None, layers: LayerMap, order: str | Sequence[int]
+) -> dict[int, tuple[int, ...]]:
+    """The members to evaluate: by the number of patched blocks, the patched student layers."""
+    layers.order(order)
+    if chosen is None:
+        largest = layers.max_patch - 1
+        chosen = sorted({1, largest // 2 + 1, largest}) if largest >= 1 else []
+    try:
+        return {patch: layers.member(patch, order).patched for patch in chosen if patch}
+    except LayerMapError as error:
+        raise RecipeError(error.what, where="evaluate.members", fix=error.fix) from None
 
 
 @contextmanager

@@ -1,28 +1,34 @@
 """A `transformers.Trainer` for the distillation module, with all its callbacks and settings.
 
-It adds three things: the division of a step's loss by the counts of the whole step (all
-micro-batches, all processes), the single terms in the logs, and checkpoints that are plain
-students.
+It adds the division of a step's loss by the counts of the whole step (all micro-batches, all
+processes), the single terms in the logs, a look at each step before it is applied, and the
+evaluation of members in place.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from ..checkpoint.student_config import write_student_config
-from ..errors import BoomerangError
-from .data import Rows, collate
+from ..errors import BoomerangError, TrainingError
+from .checkpointing import CheckpointingTrainer
+from .data import Rows, collate, count_tokens
+from .guard import CollateNumbered, NumberedRows, StepGuard
 from .losses import IGNORED, Counts, shifted, weighted_loss
 from .module import DistillModule, LossSums
+from .sharding import local
+from .signals import shield_workers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,17 +36,22 @@ if TYPE_CHECKING:
 # Each loss term of the logs: its sum over a stretch of training and what it is divided by.
 Terms = dict[str, tuple[Tensor, Tensor]]
 
+# Of a cross-entropy whose perplexity is still a number.
+_LARGEST = 700.0
 
-class DistillTrainer(Trainer):
+
+class DistillTrainer(CheckpointingTrainer):
     """Trains the student of a `DistillModule`.
 
     Args:
-        module: Teacher and student; the teacher is moved to the training device.
+        module: Teacher and student, moved to the training device unless they are sharded.
         args: As for any Trainer.
         rows: What to train on.
         held_out: What to evaluate on, with `eval_strategy` or `evaluate()`.
         tokenizer: Saved beside the student.
         callbacks: As for any Trainer.
+        members: Members to evaluate besides the student: by their number of patched blocks, the
+            student layers that are patched.
 
     Raises:
         BoomerangError: One process sees several GPUs.
@@ -58,6 +69,7 @@ class DistillTrainer(Trainer):
         held_out: Rows | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         callbacks: Iterable[TrainerCallback] = (),
+        members: Mapping[int, tuple[int, ...]] | None = None,
     ) -> None:
         if args.n_gpu > 1:
             raise BoomerangError(
@@ -65,22 +77,36 @@ class DistillTrainer(Trainer):
                 fix="start a process for each with torchrun, or set CUDA_VISIBLE_DEVICES to one",
             )
         self.module = module
-        nn.Module.to(module.teacher, args.device)
+        self.members = dict(members or {})
+        if not self.sharded:
+            nn.Module.to(module.teacher, args.device)
         super().__init__(
             model=module,
             args=args,
-            data_collator=collate,
-            train_dataset=rows,
+            data_collator=CollateNumbered(collate),
+            train_dataset=NumberedRows(rows),
             eval_dataset=held_out,
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
         self.model_accepts_loss_kwargs = True
+        if args.torch_compile:
+            module.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        if self.sharded:
+            # Sharding sums the gradients itself: accelerate adds mixed precision, and no wrapper.
+            prepare = self.accelerator.prepare_model
+            self.accelerator.prepare_model = partial(prepare, evaluation_mode=True)
         # It prints to standard output, which is for results.
         self.remove_callback(PrinterCallback)
+        self._guard = StepGuard()
         self._terms: Terms = {}
         self._tokens: Tensor | int = 0
         self._since = time.perf_counter()
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader = super()._get_dataloader(*args, **kwargs)
+        shield_workers(loader)
+        return loader
 
     # One step: count first, then divide every micro-batch by the counts of all of them.
 
@@ -91,6 +117,7 @@ class DistillTrainer(Trainer):
         batches = list(islice(epoch_iterator, num_batches))
         if not batches:
             return batches, None
+        self._guard.begin(batches)
         counts = torch.stack([_count(batch) for batch in batches]).sum(0).to(device)
         counts = self._sum_over_processes(counts)
         self._tokens = self._tokens + counts[1]
@@ -111,12 +138,40 @@ class DistillTrainer(Trainer):
             counts, share = Counts(targets, targets, tokens), self.accelerator.num_processes
         else:
             counts, share = own, 1
-        loss = weighted_loss(sums["ce"], sums["kl"], sums["alignment"], counts, self.module.loss)
+        loss = weighted_loss(sums["prediction"], sums["alignment"], counts, self.module.loss)
         if model.training:
             _add(self._terms, self._named(sums, own))
+            self._guard.add(loss)
         # The gradient is averaged over processes, but the counts are those of all of them.
         loss = loss * share
         return (loss, sums) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As in Trainer, which asks for it once a step and applies the step next."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        # The loss scaling of fp16 expects infinite gradients, and skips such a step.
+        problem = self._guard.problem(None if self.accelerator.scaler is not None else norm)
+        if self._anywhere(problem is not None):
+            self._refuse(next(filter(None, gather_object([problem]))))
+        return norm
+
+    def _refuse(self, problem: str) -> NoReturn:
+        step = self.state.global_step
+        broken = any(not part.isfinite().all() for part in map(local, self.module.parameters()))
+        fix = "nothing of the step was applied"
+        if step and not self._anywhere(broken):
+            fix += (
+                f", the state before it is {self.save_state()}: go on from there with other "
+                "settings, as the `student` of a new recipe"
+            )
+        raise TrainingError(problem, where=f"step {step + 1}", fix=fix)
+
+    def _anywhere(self, here: bool) -> bool:
+        """Whether something holds in any of the processes."""
+        flag = torch.tensor(int(here), device=self.args.device)
+        return bool(self._sum_over_processes(flag))
 
     # Logs
 
@@ -175,16 +230,26 @@ class DistillTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """The plain student's loss and its terms on held-out rows, over all targets at once."""
+        """On held-out rows the student's loss with its terms, and perplexities.
+
+        Over all targets at once; `eval_perplexity` is the student's, `eval_perplexity_patch_3` that
+        of the member with three patched blocks.
+        """
         began = time.perf_counter()
         self.module.eval()
         terms: Terms = {}
-        with torch.no_grad():
-            for inputs in self.get_eval_dataloader(eval_dataset):
-                sums = self.module(**self._prepare_inputs(inputs))
+        predictions: Terms = {}
+        # Training draws the same random numbers whether or not it was looked at in between.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for batch in self.get_eval_dataloader(eval_dataset):
+                inputs = self._prepare_inputs(batch)
+                sums = self.module(**inputs)
                 own = Counts(sums["ce_count"], sums["kl_count"], sums["alignment_count"])
                 _add(terms, self._named(sums, own))
-        means = self._means(terms)
+                _add(predictions, self._predictions(inputs, sums))
+        means = self._means(terms) | {
+            name: math.exp(min(mean, _LARGEST)) for name, mean in self._means(predictions).items()
+        }
         weights = self.module.loss
         loss = sum(
             weight * means.get(name, 0.0)
@@ -205,39 +270,19 @@ class DistillTrainer(Trainer):
         )
         return metrics
 
-    # Checkpoints: students that any tool opens
-
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
-        if self.args.should_save:
-            self.save_student(Path(output_dir or str(self.args.output_dir)))
-
-    def save_student(self, directory: Path) -> None:
-        """Write the student as a plain checkpoint, with tokenizer and `student_config.json`."""
-        self.module.student.save_pretrained(directory)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(directory)
-        write_student_config(directory, self.module.layers)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        student = self.module.student
-        # By its own class, so that one that came with its checkpoint need not be trusted again.
-        saved = type(student).from_pretrained(
-            resume_from_checkpoint, dtype=student.dtype, use_safetensors=True, local_files_only=True
-        )
-        student.load_state_dict(saved.state_dict())
-
-    def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint is not None:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
+    def _predictions(self, inputs: dict[str, Any], sums: LossSums) -> Terms:
+        """The cross-entropy of the student and of the members, for their perplexity."""
+        student = sums if self.module.loss.ce else self.module(**inputs, patched=())
+        found = {"perplexity": student} | {
+            f"perplexity_patch_{patch}": self.module(**inputs, patched=patched)
+            for patch, patched in self.members.items()
+        }
+        return {name: (sums["ce"], sums["ce_count"]) for name, sums in found.items()}
 
 
 def _count(batch: dict[str, Tensor]) -> Tensor:
     targets = (shifted(batch["labels"]) != IGNORED).sum()
-    mask = batch.get("attention_mask")
-    tokens = torch.tensor(batch["input_ids"].numel()) if mask is None else mask.sum()
-    return torch.stack([targets, tokens.to(targets.device)])
+    return torch.stack([targets, count_tokens(batch).to(targets.device)])
 
 
 def _add(total: Terms, more: Terms) -> None:

@@ -1,0 +1,154 @@
+"""Documents as rows of one length; plain arithmetic on arrays.
+
+**Packed**: texts one after the other, cut where a row is full; a conversation is put whole into a
+row that has room for it, among a few that are open. **Padded**: each document begins a row. In
+both, the first token of a document, and of what goes on from the row before, is no target: nothing
+before it belongs to the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Tokens = np.ndarray[Any, np.dtype[np.int32]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+# Rows that conversations are sorted into: with more there is less padding, but the order of the
+# text is less kept.
+_OPEN = 32
+
+
+@dataclass(frozen=True)
+class Document:
+    """A tokenised text or conversation of n tokens.
+
+    Args:
+        tokens: `[n]`, at least one.
+        targets: `[n]`, the tokens that are learned.
+        response_only: Whether states are aligned only where a target is predicted, as for
+            conversations; otherwise at all tokens.
+    """
+
+    tokens: Tokens
+    targets: Mask
+    response_only: bool = False
+
+
+class Row(NamedTuple):
+    """S tokens; the arrays are `[S]`, all but the first bool.
+
+    Attributes:
+        tokens: Token ids; padding stands at the end.
+        starts: Where a document, what goes on of one, or the padding begins.
+        targets: The tokens that are learned, from those before them.
+        aligned: Where the states of student and teacher are compared.
+        length: The number of real tokens.
+    """
+
+    tokens: Tokens
+    starts: Mask
+    targets: Mask
+    aligned: Mask
+    length: int
+
+
+class _Piece(NamedTuple):
+    tokens: Tokens
+    targets: Mask
+    aligned: Mask
+
+
+def packed(documents: Iterable[Document], length: int, padding: int) -> Iterator[Row]:
+    """Several documents a row. Every token is in exactly one row; only the last rows are padded.
+
+    That is for texts. Conversations leave padding at the end of rows, and only one that is longer
+    than a row is cut.
+
+    Args:
+        documents: Any number.
+        length: Tokens in a row.
+        padding: The token to pad with.
+    """
+    line: list[_Piece] = []
+    room = length
+    open_rows: list[list[_Piece]] = []
+    for document in documents:
+        if document.response_only:
+            for piece in _cut(document, length):
+                full = _sort_in(piece, open_rows, length)
+                if full is not None:
+                    yield _row(full, length, padding)
+            continue
+        begin = 0
+        while begin < len(document.tokens):
+            line.append(_piece(document, begin, begin + room))
+            begin += len(line[-1].tokens)
+            room -= len(line[-1].tokens)
+            if not room:
+                yield _row(line, length, padding)
+                line, room = [], length
+    for rest in [line, *open_rows]:
+        if rest:
+            yield _row(rest, length, padding)
+
+
+def padded(documents: Iterable[Document], length: int, padding: int) -> Iterator[Row]:
+    """One document a row, or several rows where it is longer; the rest of a row is padding."""
+    for document in documents:
+        for piece in _cut(document, length):
+            yield _row([piece], length, padding)
+
+
+def _sort_in(piece: _Piece, open_rows: list[list[_Piece]], length: int) -> list[_Piece] | None:
+    """Put a piece into the open row it fills best; returns a row that is done with."""
+    fitting = [row for row in open_rows if _size(row) + len(piece.tokens) <= length]
+    row = max(fitting, key=_size, default=None)
+    if row is None:
+        open_rows.append([piece])
+    else:
+        row.append(piece)
+    fullest = max(range(len(open_rows)), key=lambda index: _size(open_rows[index]))
+    if _size(open_rows[fullest]) < length and len(open_rows) <= _OPEN:
+        return None
+    return open_rows.pop(fullest)
+
+
+def _size(pieces: Sequence[_Piece]) -> int:
+    return sum(len(piece.tokens) for piece in pieces)
+
+
+def _cut(document: Document, length: int) -> Iterator[_Piece]:
+    for begin in range(0, len(document.tokens), length):
+        yield _piece(document, begin, begin + length)
+
+
+def _piece(document: Document, begin: int, end: int) -> _Piece:
+    """Tokens `begin` to `end` of a document, as if it had no others."""
+    targets = document.targets[begin:end].copy()
+    targets[0] = False
+    aligned = np.append(targets[1:], False) if document.response_only else np.ones_like(targets)
+    return _Piece(document.tokens[begin:end], targets, aligned)
+
+
+def _row(pieces: Sequence[_Piece], length: int, padding: int) -> Row:
+    used = _size(pieces)
+    row = Row(
+        np.full(length, padding, np.int32),
+        np.zeros(length, np.bool_),
+        np.zeros(length, np.bool_),
+        np.zeros(length, np.bool_),
+        used,
+    )
+    begin = 0
+    for piece in pieces:
+        end = begin + len(piece.tokens)
+        row.starts[begin] = True
+        row.tokens[begin:end], row.targets[begin:end], row.aligned[begin:end] = piece
+        begin = end
+    if used < length:
+        row.starts[used] = True
+    return row

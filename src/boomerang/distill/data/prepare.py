@@ -1,0 +1,221 @@
+"""The rows of a run: made once, kept in its output, mapped into memory by every process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...checkpoint.output import new_directory, write_json
+from ...errors import DataError
+from .mix import interleave
+from .pack import Document, Row, packed, padded
+from .progress import show_tokens
+from .rows import Rows
+from .sources import read_source
+from .store import ROWS, StoredRows, write_arrow
+from .tokenise import tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..recipe import Data, Source
+
+RECORD = "data.json"
+# Raise it when the same text and settings make other rows than before.
+_FORMAT = 1
+
+
+@dataclass
+class Tally:
+    """What was done so far.
+
+    Attributes:
+        documents: Texts and conversations that were read.
+        tokens: All their tokens.
+        cut_off: Of these, tokens that are in no row, as the reference has it.
+        rows: Rows of each source.
+        tokens_in_rows: Padding not counted.
+    """
+
+    documents: int = 0
+    tokens: int = 0
+    cut_off: int = 0
+    rows: list[int] = field(default_factory=list)
+    tokens_in_rows: int = 0
+
+
+def rows_hash(data: Data, text: str, tokenizer: str, *, reference: bool = False) -> str:
+    """A short hash of everything that decides the rows.
+
+    Args:
+        data: The settings; `held_out` only decides which rows are which.
+        text: Hash of the text.
+        tokenizer: Hash of the tokenizer's files.
+        reference: As in `make_rows`.
+    """
+    settings = data.model_dump(exclude={"held_out"})
+    content = json.dumps([_FORMAT, settings, text, tokenizer, reference], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def make_rows(
+    data: Data, tokenizer: PreTrainedTokenizerBase, tally: Tally, *, reference: bool = False
+) -> Iterator[Row]:
+    """The rows of a text, one at a time and with little of the text in memory.
+
+    Args:
+        data: Sources, row length and form.
+        tokenizer: The teacher's.
+        tally: Kept up to date.
+        reference: As the paper's code does it: a document that is longer than a row is cut off, and
+            the end-of-sequence token never is a target.
+
+    Raises:
+        DataError: A source cannot be read or holds something else than text.
+    """
+    sources = data.all_sources
+    tally.rows = [0] * len(sources)
+    streams = [_rows(source, data, tokenizer, tally, reference) for source in sources]
+    for number, row in interleave(streams, [source.weight for source in sources]):
+        tally.rows[number] += 1
+        tally.tokens_in_rows += row.length
+        yield row
+
+
+def _rows(
+    source: Source,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    tally: Tally,
+    reference: bool,
+) -> Iterator[Row]:
+    length, eos = data.sequence_length, tokenizer.eos_token_id
+
+    def documents() -> Iterator[Document]:
+        taken = 0
+        for document in tokenise(read_source(source), tokenizer, eos_is_no_target=reference):
+            size = len(document.tokens)
+            tally.documents += 1
+            tally.tokens += size
+            if reference and size > length:
+                tally.cut_off += size - length
+                tokens, targets = document.tokens[:length], document.targets[:length]
+                document = replace(document, tokens=tokens, targets=targets)
+            yield document
+            taken += size
+            if source.tokens is not None and taken >= source.tokens:
+                return
+
+    form = packed if data.packing else padded
+    yield from form(documents(), length, 0 if eos is None else eos)
+
+
+def prepare_rows(
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    content: str,
+    *,
+    reference: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Tokenise a text into a directory, unless that was done.
+
+    The rows are an Arrow file, which `datasets.Dataset.from_file` opens, with the columns of `Row`.
+    The directory appears when they are complete. Beside them `data.json`: `hash`, the number of
+    `rows`, of `tokens` in them and of those `cut_off`, and the rows of each source.
+
+    Args:
+        data: Sources, row length and form.
+        tokenizer: The teacher's.
+        directory: Where the rows go; those of another text or setting are replaced.
+        content: What `rows_hash` says.
+        reference: As in `make_rows`.
+        say: Told in a line what is done.
+
+    Raises:
+        DataError: A source cannot be used, or there is too little text.
+        OutputError: The directory cannot be written.
+    """
+    found = _read_record(directory)
+    if found.get("hash") == content:
+        say(f"Taking the {found['rows']:,} rows of text in {directory}")
+        _check_enough(data, found["rows"])
+        return
+    names = [source.described for source in data.all_sources]
+    say(f"Tokenising {'; '.join(names)} into {directory}")
+    tally = Tally()
+    with new_directory(directory, overwrite=True) as partial:
+        rows = make_rows(data, tokenizer, tally, reference=reference)
+        with show_tokens(tally) as shown:
+            number = write_arrow(partial / ROWS, shown(rows), data.sequence_length)
+        _check_enough(data, number)
+        record = {
+            "hash": content,
+            "rows": number,
+            "tokens": tally.tokens_in_rows,
+            "cut_off": tally.cut_off,
+            "sources": [
+                {"name": name, "rows": count} for name, count in zip(names, tally.rows, strict=True)
+            ],
+        }
+        write_json(partial / RECORD, record)
+    if len(names) > 1:
+        parts = (f"{n:,} of {name}" for name, n in zip(names, tally.rows, strict=True))
+        say(
+            f"Mixed {number:,} rows, as many as the first source to run out allows: "
+            f"{', '.join(parts)}"
+        )
+    if tally.cut_off:
+        say(f"Cut off {tally.cut_off:,} of {tally.tokens:,} tokens, of documents longer than a row")
+
+
+def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:
+    """Map the rows that `prepare_rows` made.
+
+    Args:
+        data: The same settings.
+        directory: Where they are.
+
+    Returns:
+        The rows to train on, and the `held_out` last ones, None for none.
+
+    Raises:
+        DataError: They are not there.
+    """
+    record = _read_record(directory)
+    if not record:
+        raise DataError(
+            "holds no rows",
+            where=directory,
+            fix="see what the first process says, which makes them; all must see `out`",
+        )
+    rows = StoredRows.open(directory / ROWS, packed=data.packing)
+    cut = len(rows) - data.held_out
+    return rows.part(0, cut), rows.part(cut, len(rows)) if data.held_out else None
+
+
+def _check_enough(data: Data, rows: int) -> None:
+    if rows > data.held_out:
+        return
+    where = ", ".join(source.described for source in data.all_sources)
+    if not rows:
+        raise DataError("there is no text in it", where=where)
+    raise DataError(
+        f"the text makes {rows} rows of {data.sequence_length} tokens, {data.held_out} of them "
+        "held out",
+        where=where,
+        fix="give more text, or shorter or fewer held-out rows",
+    )
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
