@@ -103,7 +103,7 @@ def report(name: str, steps: int, device: str) -> None:
     print("|---|---|---|---|---|---|---|")
     for fill in (0.5, 1.0):
         documents = "half a row" if fill < 1 else "full rows"
-        measured = [Measured.of(name, way, fill, steps, device) for way in WAYS]
+        measured = [Measured.of(name, way, fill, device) for way in WAYS]
         speed = interleaved(measured, steps)
         for one, rate in zip(measured, speed, strict=True):
             share = "" if one.products is None else f"{one.products:.0%}"
@@ -130,19 +130,23 @@ class Measured:
     products: float | None
 
     @classmethod
-    def of(cls, name: str, way: Way, fill: float, steps: int, device: str) -> Measured:
-        """Set a way up: the memory from a process of its own, then its share of products."""
-        command = [sys.executable, __file__, "--shapes", name, "--device", device]
-        command += ["--memory-of", way, str(fill)]
-        # Every large tensor is mapped on its own, so that memory is given back when it is freed.
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-        answer = subprocess.run(
-            command, env=environment, check=True, stdout=subprocess.PIPE, text=True
-        )
+    def of(cls, name: str, way: Way, fill: float, device: str) -> Measured:
+        """Set a way up, and look at a step of it."""
         step, module = set_up(SHAPES[name], way, fill, device)
         student, teacher = (ModelSize.of(m).matrices for m in (module.student, module.teacher))
         flops = flops_per_token(student, teacher, SHAPES[name].sequence)
-        return cls(way, step, float(answer.stdout.split()[-1]), flops, product_share(step, device))
+        peak = memory_elsewhere(name, way, fill, device)
+        return cls(way, step, peak, flops, product_share(step, device))
+
+
+def memory_elsewhere(name: str, way: Way, fill: float, device: str) -> float:
+    """`memory` in a process of its own."""
+    command = [sys.executable, __file__, "--shapes", name, "--device", device]
+    command += ["--memory-of", way, str(fill)]
+    # Every large tensor is mapped on its own, so that memory is given back when it is freed.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    answer = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return float(answer.stdout.split()[-1])
 
 
 def interleaved(ways: list[Measured], steps: int) -> list[float]:
