@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from boomerang.distill.head import Head
+from boomerang.architecture.head import Head
 from boomerang.distill.losses import IGNORED
 from boomerang.distill.prediction import Prediction, Targets
 from boomerang.distill.recipe import Loss
 from tensor_sizes import Sizes
-from test_distill_head import make_head
+from test_head import make_head
 from tiny_models import tiny_model
 
 WIDTH = 32

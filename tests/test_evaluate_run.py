@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from itertools import pairwise
@@ -15,9 +16,9 @@ from transformers import AutoTokenizer
 from boomerang import Family, LayerMap, init_student
 from boomerang.checkpoint.hashing import content_hash
 from boomerang.errors import CheckpointError, OutputError, ResultsError
-from boomerang.evaluate import evaluate, members, perplexity
+from boomerang.evaluate import evaluate, run
 from boomerang.evaluate.documents import read_documents
-from boomerang.evaluate.members import evaluate_family
+from boomerang.evaluate.members import evaluate_family, score_windows
 from boomerang.evaluate.results import Row, current, read_results
 from boomerang.evaluate.statistics import paired_difference
 
@@ -41,15 +42,16 @@ def student(tmp_path: Path, stories: Path) -> Path:
 
 
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows with every member that is scored."""
-    scored: list[int] = []
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """A list that grows with every batch: the member's patched layers, for each of its windows."""
+    scored: list[tuple[int, ...]] = []
 
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        scored.append(1)
-        return perplexity.score_text(*args, **kwargs)
+    def counting(family: Any, members: Any, windows: Any, **kwargs: Any) -> Any:
+        for batch in score_windows(family, members, windows, **kwargs):
+            scored.extend(member.patched for member in members for _ in batch[0])
+            yield batch
 
-    monkeypatch.setattr(members, "score_text", counting)
+    monkeypatch.setattr(run, "score_windows", counting)
     return scored
 
 
@@ -101,16 +103,18 @@ def test_rows_hold_what_the_live_family_scores(
 
 
 def test_finished_members_are_not_measured_again(
-    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[int]
+    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[tuple[int, ...]]
 ) -> None:
     out = tmp_path / "out"
     first = evaluate(stories, student, out, texts=[text], members=[0, 2], **SETTINGS)
-    assert len(passes) == 2
+    assert set(passes) == {(), (0, 1, 2)}
+    passes.clear()
     everything = evaluate(stories, student, out, texts=[text], batch_size=3, **SETTINGS)
-    assert len(passes) == 3
+    assert set(passes) == {(0,)}
+    passes.clear()
     written = (out / "results.jsonl").read_bytes()
     assert evaluate(stories, student, out, texts=[text], **SETTINGS) == everything
-    assert len(passes) == 3
+    assert not passes
     assert (out / "results.jsonl").read_bytes() == written
     # The whole curve and its last neighbours are there, whatever was measured first.
     assert _values(everything, "perplexity")[::2] == _values(first, "perplexity")
@@ -118,30 +122,66 @@ def test_finished_members_are_not_measured_again(
 
 
 def test_a_killed_run_is_taken_up_where_it_stopped(
-    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[int]
+    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[tuple[int, ...]]
 ) -> None:
-    whole = evaluate(stories, student, tmp_path / "whole", texts=[text], **SETTINGS)
+    settings = {"texts": [text], "batch_size": 2, **SETTINGS}
+    whole = evaluate(stories, student, tmp_path / "whole", **settings)
+    windows = len(passes) // 3
     out = tmp_path / "out"
-    evaluate(stories, student, out, texts=[text], **SETTINGS)
+    evaluate(stories, student, out, **settings)
     passes.clear()
-    # Killed while the second member's score was written: only the first one's rows are there.
+    # Killed while the second member's scores were written: only the first one's are there.
     scores = (out / "scores.jsonl").read_bytes().splitlines(keepends=True)
     (out / "scores.jsonl").write_bytes(scores[0] + scores[1][:-50])
     results = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
     (out / "results.jsonl").write_bytes(results[0] + results[1][:20])
-    assert evaluate(stories, student, out, texts=[text], **SETTINGS) == whole
-    assert len(passes) == 2
+    assert evaluate(stories, student, out, **settings) == whole
+    assert sorted(passes) == [(0,)] * windows + [(0, 1, 2)] * windows
     assert read_results(out) == whole
 
 
+def test_an_interrupted_run_keeps_the_windows_that_are_done(
+    tmp_path: Path,
+    stories: Path,
+    student: Path,
+    text: Path,
+    passes: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"texts": [text], "batch_size": 2, **SETTINGS}
+    whole = evaluate(stories, student, tmp_path / "whole", **settings)
+    windows = len(passes) // 3
+    passes.clear()
+    counting = run.score_windows
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        yield from itertools.islice(counting(*args, **kwargs), 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "score_windows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(stories, student, tmp_path / "out", members=[0, 2], **settings)
+    monkeypatch.setattr(run, "score_windows", counting)
+    assert len(passes) == 2 * 6
+    # A member that was not asked for before joins the others where they stopped.
+    rows = evaluate(stories, student, tmp_path / "out", **settings)
+    assert len(passes) == 3 * windows
+    for row, expected in zip(rows, whole, strict=True):
+        assert row.model_copy(update={"value": 0.0, "stderr": None}) == expected.model_copy(
+            update={"value": 0.0, "stderr": None}
+        )
+        assert row.value == pytest.approx(expected.value, rel=1e-5)
+
+
 def test_a_changed_student_is_measured_again(
-    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[int]
+    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[tuple[int, ...]]
 ) -> None:
     out = tmp_path / "out"
     old = evaluate(stories, student, out, texts=[text], **SETTINGS)
+    first = list(passes)
     _change_weight(student, 1.2)
     new = evaluate(stories, student, out, texts=[text], **SETTINGS)
-    assert len(passes) == 6
+    assert passes == first * 2
     assert _values(new, "perplexity")[0] != _values(old, "perplexity")[0]
     assert {row.student for row in new} == {content_hash(student)}
     assert read_results(out) == old + new
@@ -171,6 +211,10 @@ def test_outputs_that_cannot_be_continued(
     evaluate(stories, student, out, texts=[text], members=[0], **SETTINGS)
     (out / "scores.jsonl").write_text('{"student": "x"}\n')
     with pytest.raises(ResultsError, match=r'scores\.jsonl line 1: field "member"'):
+        evaluate(stories, student, out, texts=[text], **SETTINGS)
+    score = {"student": "x", "member": [], "parameters": 1, "bytes": 1, "windows": [0], "nll": []}
+    (out / "scores.jsonl").write_text(json.dumps(score) + "\n")
+    with pytest.raises(ResultsError, match=r'scores\.jsonl line 1: field "nll"'):
         evaluate(stories, student, out, texts=[text], **SETTINGS)
     (out / "evaluation.json").unlink()
     with pytest.raises(OutputError, match=r"has results but no evaluation\.json"):

@@ -19,7 +19,7 @@ from .recipe import Data, Recipe
 _POSITIONS = ("max_position_embeddings", "n_positions")
 _BLOCK = 1 << 20
 # Beside a tokenizer, and no part of it.
-_NO_TOKENIZER = ("generation_config.json", "LICENSE", "NOTICE")
+_NO_TOKENIZER = ("generation_config.json", "hf_quant_config.json", "LICENSE", "NOTICE")
 
 
 @dataclass(frozen=True)

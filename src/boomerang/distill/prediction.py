@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .head import Head
+from ..architecture.head import Head
+from ..architecture.matrix import Sums
 from .losses import IGNORED, prediction_losses, shifted, sum_dtype
-from .matrix import Sums
 from .sections import Loss
 
 # A gradient in less than fp32 is scaled in parts of this many elements, each by way of fp32.

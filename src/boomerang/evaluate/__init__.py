@@ -28,7 +28,7 @@ def evaluate(
     order: Order | None = None,
     window: int | None = None,
     stride: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     series: str = "family",
@@ -41,11 +41,14 @@ def evaluate(
     - `results.jsonl`: for each member a row of each metric: `perplexity` and `bits_per_byte`, with
       standard errors over windows, and `perplexity_difference`, the perplexity minus that of
       the member one size below where that is measured, with a paired standard error;
-    - `scores.jsonl`: each member's log-likelihood by window;
+    - `scores.jsonl`: the members' log-likelihoods by window, a part of them at a time;
     - `evaluation.json`: the settings.
 
-    An `out` with the same settings is continued: a member whose student has the same content hash
-    is not measured again, one of a changed student is.
+    All members are measured together: layers that several share run once.
+
+    An `out` with the same settings is continued: windows on which a member has been measured are
+    not measured again while the content hash of its student is the same; with a changed student
+    all are.
 
     Args:
         teacher: A directory or a hub id, with or without `@revision`.
@@ -60,7 +63,8 @@ def evaluate(
             teacher has positions for.
         stride: From 1 to the window; every token is scored once, with at least `window - stride`
             tokens of context where its document has as many. By default half the window.
-        batch_size: Windows per call of a model; changes no result.
+        batch_size: Windows per call of a model, changing no result; by default a reasonable number
+            of tokens, and fewer where the device's memory does not suffice.
         dtype: Of both models; by default the teacher's own.
         device: For both models; by default the CPU.
         series: The name of the series in the rows: `family`, or that of a baseline.

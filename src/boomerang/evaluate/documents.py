@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..documents import SEPARATOR as SEPARATOR
 from ..documents import read_documents as read_documents
 from ..errors import DataError
+from .perplexity import Scores
+from .rows import Request
+from .statistics import Floats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +37,11 @@ class Window:
         """The first position whose prediction is scored; from there on all are."""
         return len(self.inputs) - len(self.targets)
 
+    @property
+    def request(self) -> Request:
+        """The window as a context and the continuation that is scored."""
+        return self.inputs[: self.start + 1], self.targets
+
 
 @dataclass(frozen=True)
 class Text:
@@ -44,6 +54,11 @@ class Text:
 
     windows: tuple[Window, ...]
     num_bytes: int
+
+    def scores(self, nll: Floats) -> Scores:
+        """What negative log-likelihoods by window, in nats, say of the model they are from."""
+        tokens = np.array([float(len(window.targets)) for window in self.windows])
+        return Scores(nll, tokens, self.num_bytes)
 
     @property
     def hash(self) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..errors import ResultsError
 from ..family import Family
 from ..layers import Member, Order
-from .documents import Text, prepare
-from .perplexity import DEFAULT_WINDOW, Scores, fit_window, score_text
+from .documents import Window, prepare
+from .perplexity import DEFAULT_WINDOW, Scores, fit_window
 from .progress import progress_bar
+from .rows import Ints
+from .scorer import Scorer
+from .statistics import Floats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,9 +48,9 @@ def evaluate_family(
     order: Order | None = None,
     window: int = DEFAULT_WINDOW,
     stride: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> list[MemberScore]:
-    """Score members of a live family on text, all on the same windows.
+    """Score members of a live family on text, all on the same windows, in one pass.
 
     Args:
         family: Teacher and student in memory; neither is changed, nor is its training mode.
@@ -54,7 +60,7 @@ def evaluate_family(
         order: The order of patching; by default the family's own.
         window: The most positions a member sees at once; less where the models have fewer.
         stride: As in `cut_windows`; by default half the window.
-        batch_size: Windows per call of a model.
+        batch_size: Windows per call of a model; by default a reasonable number of tokens.
 
     Returns:
         One score a member, in the order asked for (by default from student to teacher). Compare two
@@ -68,8 +74,15 @@ def evaluate_family(
     chosen = choose_members(family, members, order)
     window = fit_window(family.teacher.config, window)
     text = prepare(documents, tokenizer, window=window, stride=stride)
-    with progress_bar("Measuring", len(chosen) * len(text.windows)) as advance:
-        return list(score_members(family, chosen, text, batch_size=batch_size, advance=advance))
+    nll = np.zeros((len(chosen), len(text.windows)))
+    with progress_bar("Measuring", nll.size) as advance:
+        for windows, values in score_windows(family, chosen, text.windows, batch_size=batch_size):
+            nll[:, windows] = values
+            advance(values.size)
+    return [
+        MemberScore(member, *size_in_memory(family, member), text.scores(nll[index]))
+        for index, member in enumerate(chosen)
+    ]
 
 
 def choose_members(
@@ -87,33 +100,45 @@ def choose_members(
     return tuple(dict.fromkeys(family.member(member, order) for member in members))
 
 
-def score_members(
+def size_in_memory(family: Family, member: Member) -> tuple[int, int]:
+    """A member's parameters and their bytes, a tied head counted once."""
+    parameters = list(family.model(member).parameters())
+    count = sum(parameter.numel() for parameter in parameters)
+    return count, sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def score_windows(
     family: Family,
-    members: Iterable[Member],
-    text: Text,
+    members: Sequence[Member],
+    windows: Sequence[Window],
     *,
-    batch_size: int = 8,
-    advance: Callable[[int], None] | None = None,
-) -> Iterator[MemberScore]:
-    """Score members one after the other, each as soon as it is asked for.
+    batch_size: int | None = None,
+) -> Iterator[tuple[Ints, Floats]]:
+    """Score windows of text under several members at once.
 
     Args:
         family: Teacher and student in memory.
-        members: Which members.
-        text: From `prepare`.
-        batch_size: Windows per call of a model.
-        advance: Called with the number of windows after each call of a model.
+        members: Which members, each once.
+        windows: What to score.
+        batch_size: Windows per call of a model; by default a reasonable number of tokens.
+
+    Yields:
+        Indices of windows that are finished, shape (n,), and their targets' negative
+        log-likelihoods in nats, shape (members, n). Every window comes once, the longest first.
 
     Raises:
         ResultsError: A log-likelihood is not finite.
     """
-    for member in members:
-        model = family.model(member).eval()
-        scores = score_text(model, text, batch_size=batch_size, advance=advance)
-        parameters = list(model.parameters())
-        yield MemberScore(
-            member,
-            sum(parameter.numel() for parameter in parameters),
-            sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-            scores,
-        )
+    if not members or not windows:
+        return
+    longest = max(len(window.inputs) for window in windows)
+    scorer = Scorer.of(family, members, max_length=longest, batch_size=batch_size)
+    for scored in scorer.run([window.request for window in windows]):
+        finite = np.isfinite(scored.log_likelihood).all(axis=1)
+        if not finite.all():
+            raise ResultsError(
+                "the model gives log-likelihoods that are not finite",
+                where=f"member {list(members[int(finite.argmin())].patched)}",
+                fix="its weights are broken, or its dtype is too narrow (try float32)",
+            )
+        yield scored.requests, -scored.log_likelihood

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 from ..family import Family
 from ..layers import Member, Order
 from .documents import Text, default_stride, prepare, read_documents
-from .members import MemberScore, choose_members, score_members
+from .members import MemberScore, choose_members, score_windows, size_in_memory
 from .perplexity import DEFAULT_WINDOW, fit_window
 from .progress import progress_bar
 from .results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row
 from .statistics import paired_difference
-from .store import Store
+from .store import Store, StoredScore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+
+# The most work that a killed run loses.
+_SECONDS_BETWEEN_WRITES = 20
 
 
 def measure(
@@ -36,7 +39,7 @@ def measure(
     order: Order | None = None,
     window: int | None = None,
     stride: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> list[Row]:
     """Measure members of a family in memory; what `boomerang.evaluate` does after loading.
 
@@ -68,28 +71,70 @@ def measure(
     task = paths[0].stem if len(paths) == 1 else "text"
     store = Store(out, _settings(family, text, task, teacher_hash, window, stride))
 
-    neighbours = _smaller_neighbours(family, order)
-    missing = [member for member in chosen if store.score(student_hash, member, text) is None]
-    rows: list[Row] = []
-    with progress_bar(f"Measuring {series}", len(missing) * len(text.windows)) as advance:
-        fresh = score_members(family, missing, text, batch_size=batch_size, advance=advance)
-        for member in chosen:
-            score = store.score(student_hash, member, text)
-            if score is None:
-                score = next(fresh)
-                store.add_score(student_hash, score)
-            smaller = neighbours.get(member.patched)
-            new = _rows(
-                score,
-                None if smaller is None else store.score(student_hash, smaller, text),
-                task=task,
-                teacher=teacher_hash,
+    missing = {member: store.missing(student_hash, member, text) for member in chosen}
+    with progress_bar(f"Measuring {series}", sum(map(len, missing.values()))) as advance:
+        for windows in sorted({*missing.values()} - {()}, key=len):
+            together = [member for member in chosen if missing[member] == windows]
+            _measure_windows(
+                family,
+                together,
+                text,
+                windows,
+                store,
                 student=student_hash,
-                series=series,
+                batch_size=batch_size,
+                advance=advance,
             )
-            store.add_rows(new)
-            rows += new
+
+    neighbours = _smaller_neighbours(family, order)
+    rows: list[Row] = []
+    for member in chosen:
+        score = store.score(student_hash, member, text)
+        assert score is not None
+        smaller = neighbours.get(member.patched)
+        rows += _rows(
+            score,
+            None if smaller is None else store.score(student_hash, smaller, text),
+            task=task,
+            teacher=teacher_hash,
+            student=student_hash,
+            series=series,
+        )
+    store.add_rows(rows)
     return rows
+
+
+def _measure_windows(
+    family: Family,
+    members: Sequence[Member],
+    text: Text,
+    windows: Sequence[int],
+    store: Store,
+    *,
+    student: str,
+    batch_size: int | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Measure members on windows of a text in one pass; what is done is kept, come what may."""
+    sizes = [size_in_memory(family, member) for member in members]
+    chosen = [text.windows[index] for index in windows]
+    try:
+        for finished, nll in score_windows(family, members, chosen, batch_size=batch_size):
+            indices = tuple(windows[i] for i in finished)
+            for member, (parameters, in_bytes), values in zip(members, sizes, nll, strict=True):
+                score = StoredScore(
+                    student=student,
+                    member=member.patched,
+                    parameters=parameters,
+                    bytes=in_bytes,
+                    windows=indices,
+                    nll=tuple(values.tolist()),
+                )
+                store.add_score(score)
+            store.write(least_seconds=_SECONDS_BETWEEN_WRITES)
+            advance(nll.size)
+    finally:
+        store.write()
 
 
 def _settings(

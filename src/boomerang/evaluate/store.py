@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..checkpoint.output import write_text
 from ..errors import OutputError, ResultsError
@@ -16,7 +18,6 @@ from ..layers import Member
 from .documents import Text
 from .jsonl import append_lines, read_lines
 from .members import MemberScore
-from .perplexity import Scores
 from .results import RESULTS_FILE, Row, append_results, read_results
 
 SETTINGS_FILE = "evaluation.json"
@@ -24,7 +25,7 @@ SCORES_FILE = "scores.jsonl"
 
 
 class StoredScore(BaseModel):
-    """A line of `scores.jsonl`: a member's negative log-likelihoods, in nats, window by window."""
+    """A line of `scores.jsonl`: a member's negative log-likelihoods, in nats, of some windows."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -32,7 +33,23 @@ class StoredScore(BaseModel):
     member: tuple[int, ...]
     parameters: int
     bytes: int
+    windows: tuple[int, ...]
     nll: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _one_value_each(self) -> StoredScore:
+        if len(self.windows) != len(self.nll):
+            raise ValueError("not as many values as windows")
+        return self
+
+
+@dataclass
+class _Measured:
+    """What is known of a member: its size, and a value by window."""
+
+    parameters: int
+    bytes: int
+    nll: dict[int, float] = field(default_factory=dict)
 
 
 class Store:
@@ -65,29 +82,48 @@ class Store:
         else:
             write_text(path, json.dumps(settings, indent=2) + "\n")
         self._rows = set(read_results(self.results)) if self.results.exists() else set()
-        stored = _read_scores(self._scores_file) if self._scores_file.exists() else []
-        self._scores = {(score.student, score.member): score for score in stored}
+        self._unwritten: list[StoredScore] = []
+        self._written = time.monotonic()
+        self._measured: dict[tuple[str, tuple[int, ...]], _Measured] = {}
+        if self._scores_file.exists():
+            for stored in _read_scores(self._scores_file):
+                self._remember(stored)
+
+    def missing(self, student: str, member: Member, text: Text) -> tuple[int, ...]:
+        """The windows of the text on which a member has not been measured."""
+        measured = self._measured.get((student, member.patched))
+        done = measured.nll if measured else {}
+        return tuple(index for index in range(len(text.windows)) if index not in done)
 
     def score(self, student: str, member: Member, text: Text) -> MemberScore | None:
-        """What was measured of a member of the student with this content hash, if it was."""
-        stored = self._scores.get((student, member.patched))
-        if stored is None:
+        """What was measured of a member of the student with this content hash, if all was."""
+        if self.missing(student, member, text):
             return None
-        tokens = np.array([float(len(window.targets)) for window in text.windows])
-        scores = Scores(np.array(stored.nll), tokens, text.num_bytes)
-        return MemberScore(member, stored.parameters, stored.bytes, scores)
+        measured = self._measured[student, member.patched]
+        nll = np.array([measured.nll[index] for index in range(len(text.windows))])
+        return MemberScore(member, measured.parameters, measured.bytes, text.scores(nll))
 
-    def add_score(self, student: str, score: MemberScore) -> None:
-        """Keep what was measured of a member."""
-        stored = StoredScore(
-            student=student,
-            member=score.member.patched,
-            parameters=score.parameters,
-            bytes=score.bytes,
-            nll=tuple(score.scores.nll.tolist()),
-        )
-        append_lines(self._scores_file, [stored.model_dump()])
-        self._scores[student, stored.member] = stored
+    def add_score(self, score: StoredScore) -> None:
+        """Note what was measured of a member; `write` brings it to the disk."""
+        self._remember(score)
+        self._unwritten.append(score)
+
+    def write(self, least_seconds: float = 0) -> None:
+        """Write the scores that were added since the last time.
+
+        Args:
+            least_seconds: Not if the last time is less long ago.
+        """
+        now = time.monotonic()
+        if now - self._written >= least_seconds:
+            append_lines(self._scores_file, [s.model_dump() for s in _joined(self._unwritten)])
+            self._unwritten.clear()
+            self._written = now
+
+    def _remember(self, score: StoredScore) -> None:
+        key = (score.student, score.member)
+        measured = self._measured.setdefault(key, _Measured(score.parameters, score.bytes))
+        measured.nll.update(zip(score.windows, score.nll, strict=True))
 
     def add_rows(self, rows: Iterable[Row]) -> None:
         """Add rows to the results, except those that stand there already."""
@@ -117,13 +153,29 @@ def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], out: Path) ->
         )
 
 
+def _joined(scores: Iterable[StoredScore]) -> list[StoredScore]:
+    """The same scores, those of a member as one."""
+    of_member: dict[tuple[str, tuple[int, ...]], list[StoredScore]] = {}
+    for score in scores:
+        of_member.setdefault((score.student, score.member), []).append(score)
+    return [
+        parts[0].model_copy(
+            update={
+                "windows": tuple(window for part in parts for window in part.windows),
+                "nll": tuple(value for part in parts for value in part.nll),
+            }
+        )
+        for parts in of_member.values()
+    ]
+
+
 def _read_scores(path: Path) -> list[StoredScore]:
     scores = []
     for number, value in read_lines(path):
         try:
             scores.append(StoredScore.model_validate(value))
         except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors()[0]["loc"])
+            name = ".".join(str(part) for part in error.errors()[0]["loc"]) or "nll"
             where = f"{path} line {number}"
-            raise ResultsError(f'field "{field}" is missing or broken', where=where) from None
+            raise ResultsError(f'field "{name}" is missing or broken', where=where) from None
     return scores

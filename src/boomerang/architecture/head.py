@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..architecture.modules import find_parts
 from ..errors import ArchitectureError
 from .matrix import Matrix, Sums, is_plain
+from .modules import find_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

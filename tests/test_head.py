@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from boomerang.distill.head import Head, base_model
+from boomerang.architecture.head import Head, base_model
 from boomerang.errors import ArchitectureError
 from tiny_models import ARCHITECTURES, GROUPED, SHAPE, tiny_model
 

@@ -1,0 +1,122 @@
+"""What no config tells for certain, found out with a few tokens.
+
+Whether a model heeds a mask and positions that are given to it (some take positions from where a
+token stands, some have a recurrent state), and whether its layers hand over nothing but what they
+return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..architecture.head import Head
+from .batches import make_batch
+from .replay import final_states
+from .rows import Row, lay_out
+from .trie import Visit
+
+_LENGTH = 8
+_BRANCHES = 4
+
+# Above rounding (also in TF32, where fp32 may mean that), far below what a wrong position or a
+# wrong neighbour does.
+_TOLERANCE_FP32 = 1e-3
+_TOLERANCE = 0.05
+
+_ANY_WIDTH = 1 << 30
+
+
+def branching_row(vocab: int, limit: int) -> Row | None:
+    """A row in which the last branch stands far from where it would alone.
+
+    Args:
+        vocab: The number of token ids.
+        limit: The most positions of a sequence in a row with branches.
+
+    Returns:
+        The row, or None where the limit leaves no room for branches.
+    """
+    length = min(_LENGTH, limit // 2)
+    if length < 1:
+        return None
+    start, *branches = _tokens(vocab, (1 + _BRANCHES, length + 1)).tolist()
+    (row,) = lay_out(
+        [(start[:length], branch) for branch in branches],
+        max_length=2 * length,
+        branch_limit=limit,
+        width=_ANY_WIDTH,
+    )
+    return row
+
+
+@torch.no_grad()
+def keeps_branches_apart(head: Head, row: Row) -> bool:
+    """Whether a row's last branch is predicted as it is alone, to rounding.
+
+    Args:
+        head: The head of the model; one with every kind of layer.
+        row: A row with branches.
+    """
+    read = row.reads[-1]
+    end = read.places[-1]
+    path = np.flatnonzero(row.ends[: end + 1] > end)
+    ends = np.full(len(path), len(path))
+    own = replace(read, places=np.arange(len(path))[-len(read.places) :])
+    alone = Row(row.tokens[path], np.arange(len(path)), ends, (own,))
+    expected = _logits(head, alone)
+    try:
+        found = _logits(head, replace(row, reads=(read,)))
+    except Exception:  # models that cannot take such a mask fail in as many ways as there are
+        return False
+    return _agree(_centred(found), _centred(expected), head)
+
+
+@torch.no_grad()
+def replays_exactly(heads: Sequence[Head], visits: Sequence[Visit], limit: int) -> bool:
+    """Whether a model whose first layers are not run but given ends in the same states.
+
+    Args:
+        heads: The heads of the models.
+        visits: The walk; the visit that skips most layers is tried.
+        limit: The most positions of a sequence.
+    """
+    order = max(range(len(visits)), key=lambda i: visits[i].skip)
+    visit = visits[order]
+    if not visit.skip:
+        return True
+    giver = next(v for v in reversed(visits[:order]) if visit.skip in v.keep)
+    alone = [
+        Visit(giver.path, keep=frozenset({visit.skip})),
+        replace(visit, keep=frozenset(), last=True),
+        Visit(visit.path),
+    ]
+    ids = _tokens(heads[visit.path].vocab_size, (1, min(2 * _LENGTH, limit)))
+    inputs = {"input_ids": ids.to(heads[visit.path].model.device)}
+    models, bases = [head.model for head in heads], [head.base for head in heads]
+    _, (_, found), (_, expected) = final_states(models, bases, alone, inputs)
+    return _agree(found, expected, heads[visit.path])
+
+
+def _logits(head: Head, row: Row) -> Tensor:
+    """The logits that predict the targets of a row's only request, `[targets, V]`."""
+    batch = make_batch([row], head.model.device, head.model.dtype)
+    states = head.base(**batch.inputs, use_cache=False, return_dict=True)[0]
+    return head(states[0][batch.predicted.to(states.device)]).float()
+
+
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def _agree(found: Tensor, expected: Tensor, head: Head) -> bool:
+    tolerance = _TOLERANCE_FP32 if head.model.dtype == torch.float32 else _TOLERANCE
+    return bool((found - expected).float().norm() <= tolerance * expected.float().norm())
+
+
+def _tokens(vocab: int, shape: tuple[int, int]) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(vocab, size=shape))

@@ -1,0 +1,217 @@
+"""Log-likelihoods of token requests under many models in one pass.
+
+Nothing is computed twice: a layer runs once for all models that share it and all before it, a token
+once for all requests that begin alike, and the head only where a target is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..architecture.cache import layer_caches
+from ..architecture.head import Head
+from ..errors import BoomerangError
+from ..family import Family
+from ..layers import Member
+from .batches import Batch, make_batch, split
+from .logprobs import target_log_probs
+from .probes import branching_row, keeps_branches_apart, replays_exactly
+from .replay import final_states
+from .rows import Request, Row, lay_out
+from .trie import Visit, walk
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Tokens of a call, where no batch size is given. A CPU is busy with few, and their states stay in
+# its caches; an accelerator starts with many and gets fewer when its memory does not suffice.
+_TOKENS_ON_CPU = 1024
+_TOKENS = 1 << 16
+
+_NO_WINDOW = 1 << 62
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Requests that are finished.
+
+    Attributes:
+        requests: Shape (n,): their indices.
+        log_likelihood: Shape (models, n), float64: the sum of the log-probabilities of the
+            continuation's tokens, each in fp32, in nats.
+        greedy: Shape (models, n): whether each token of the continuation is the most probable one.
+    """
+
+    requests: NDArray[np.int64]
+    log_likelihood: NDArray[np.float64]
+    greedy: NDArray[np.bool_]
+
+
+class Scorer:
+    """Scores requests with several models that share leading layers.
+
+    Besides the models it needs memory for one batch: the states of `trie.states_held` branch
+    points (at most log2 of the number of models, and one along a sequential order), what a single
+    layer needs, and a bounded number of logits.
+
+    Args:
+        models: Causal language models in evaluation mode, of one class, with layer modules of
+            their own (as `Family.model` makes them).
+        paths: For each, a key for every layer, equal where two models have the same layer with the
+            same layers before it; pairwise different.
+        max_length: The most tokens a model is fed.
+        batch_size: Rows in a call of a model, changing no result; by default as many as make a
+            reasonable number of tokens.
+
+    Raises:
+        ArchitectureError: A model is no base model with an output matrix.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[PreTrainedModel],
+        paths: Sequence[Sequence[Hashable]],
+        *,
+        max_length: int,
+        batch_size: int | None = None,
+    ) -> None:
+        self.models = models
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self._heads = [Head(model) for model in models]
+        self._visits = _checked_walk(self._heads, paths, max_length)
+        deepest = max(range(len(paths)), key=lambda index: len(paths[index]))
+        self._largest = self._heads[deepest]
+        self._branch_limit = min(max_length, _smallest_window(self._largest.model))
+        self._proven = 0
+        on_cpu = models[0].device.type == "cpu"
+        self._tokens = _TOKENS_ON_CPU if on_cpu else _TOKENS
+
+    @classmethod
+    def of(
+        cls,
+        family: Family,
+        members: Iterable[Member],
+        *,
+        max_length: int,
+        batch_size: int | None = None,
+    ) -> Scorer:
+        """The scorer of members of a family.
+
+        Args:
+            family: Teacher and student in memory; neither is changed, nor is its training mode.
+            members: Which members, each once.
+            max_length: As for the class, as is what follows.
+            batch_size: Rows in a call of a model.
+        """
+        members = list(members)
+        return cls(
+            [family.model(member).eval() for member in members],
+            [member.sources for member in members],
+            max_length=max_length,
+            batch_size=batch_size,
+        )
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Scored]:
+        """Score requests, the longest first, each for all models at once.
+
+        Args:
+            requests: Token ids of contexts and continuations. A context is cut from the left where
+                both do not fit into `max_length`.
+
+        Yields:
+            Batches of finished requests, as soon as they are; every request is in one of them.
+
+        Raises:
+            DataError: A context or continuation is empty, or a continuation too long.
+        """
+        pending = self._lay_out(requests)
+        while pending:
+            rows, rest = split(pending, self._tokens, self.batch_size)
+            model = self._largest.model
+            batch = make_batch(rows, model.device, model.dtype)
+            try:
+                scored = self._score(batch)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                scored = None
+            # Not inside `except`, where the traceback still holds the failed call's tensors.
+            if scored is None:
+                # What follows is no larger, so a size that fits once fits from then on.
+                if self.batch_size is None:
+                    self._tokens = batch.size // 2
+                else:
+                    self.batch_size = len(rows) // 2
+                if torch.accelerator.is_available():
+                    torch.accelerator.empty_cache()
+                continue
+            yield scored
+            pending = rest
+
+    def _lay_out(self, requests: Sequence[Request]) -> list[Row]:
+        """Rows in the order of the work: without branches first, then by length."""
+        rows = self._rows(requests)
+        longest = max((row for row in rows if row.branched), key=len, default=None)
+        if longest is not None and len(longest) > self._proven and not self._proves(longest):
+            self._branch_limit = 0
+            rows = self._rows(requests)
+        return sorted(rows, key=lambda row: (row.branched, -len(row)))
+
+    def _proves(self, longest: Row) -> bool:
+        """Whether branches stay apart, also in the longest row there is."""
+        made_up = branching_row(self._largest.vocab_size, self._branch_limit)
+        apart = made_up is not None and all(
+            keeps_branches_apart(self._largest, row) for row in (made_up, longest)
+        )
+        self._proven = len(longest)
+        return apart
+
+    def _rows(self, requests: Sequence[Request]) -> list[Row]:
+        return lay_out(
+            requests,
+            max_length=self.max_length,
+            branch_limit=self._branch_limit,
+            width=self._largest.model.config.get_text_config().hidden_size,
+        )
+
+    @torch.no_grad()
+    def _score(self, batch: Batch) -> Scored:
+        shape = (len(self.models), len(batch.requests))
+        log_likelihood, greedy = np.zeros(shape), np.ones(shape, dtype=bool)
+        bases = [head.base for head in self._heads]
+        for index, states in final_states(self.models, bases, self._visits, batch.inputs):
+            head = self._heads[index]
+            selected = states.flatten(0, 1)[batch.predicted.to(states.device)]
+            log_probs, largest = target_log_probs(
+                head, selected, batch.rows, batch.targets, head.vocab_size
+            )
+            of = batch.request_of
+            np.add.at(log_likelihood[index], of, log_probs.double().cpu().numpy())
+            np.logical_and.at(greedy[index], of, largest.cpu().numpy())
+        return Scored(batch.requests, log_likelihood, greedy)
+
+
+def _checked_walk(
+    heads: Sequence[Head], paths: Sequence[Sequence[Hashable]], max_length: int
+) -> tuple[Visit, ...]:
+    """The walk over the paths, or over each alone where layers hand over more than states."""
+    visits = walk(paths)
+    if replays_exactly(heads, visits, max_length):
+        return visits
+    return tuple(Visit(index) for index in range(len(paths)))
+
+
+def _smallest_window(model: PreTrainedModel) -> int:
+    """The shortest sliding window of a layer; 0 where the config does not tell of windows."""
+    try:
+        caches = layer_caches(model.config.to_dict())
+    except BoomerangError:
+        return 0
+    return min(cache.window or _NO_WINDOW for cache in caches)
