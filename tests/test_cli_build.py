@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from boomerang.cli import app
-from boomerang.errors import BoomerangError, OutputError
+from boomerang.errors import BoomerangError, CheckpointError, OutputError
 from disk import save_models, save_pair
 from tiny_models import tiny_pair
 
@@ -75,14 +75,38 @@ def test_all_builds_the_family(pair: tuple[str, str], tmp_path: Path) -> None:
     for n in range(4, 8):
         config = json.loads((tmp_path / f"teacher-{n}L" / "config.json").read_text())
         assert config["num_hidden_layers"] == n
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    shutil.rmtree(tmp_path / "teacher-4L")
-    with pytest.raises(OutputError, match="not empty"):
-        call("build", *pair, tmp_path, "--all")
-    assert not (tmp_path / "teacher-4L").exists(), "nothing is begun that cannot be finished"
-    assert all(path.stat().st_mtime_ns == before[path] for path in tmp_path.iterdir())
     with pytest.raises(BoomerangError, match="--all"):
         call("build", *pair, tmp_path / "out", "--all", "--patch", 1)
+
+
+def test_all_goes_on_where_it_stopped(pair: tuple[str, str], tmp_path: Path) -> None:
+    call("build", *pair, tmp_path, "--all")
+    inodes = {path: path.stat().st_ino for path in tmp_path.glob("*/model.safetensors")}
+    shutil.rmtree(tmp_path / "teacher-5L")
+    said = call("build", *pair, tmp_path, "--all").stdout.splitlines()
+    assert [line.endswith("already there") for line in said] == [True, False, True, True]
+    assert (tmp_path / "teacher-5L" / "model.safetensors").exists()
+    kept = [path for path in inodes if path.parent.name != "teacher-5L"]
+    assert len(kept) == 3 and all(path.stat().st_ino == inodes[path] for path in kept)
+    call("build", *pair, tmp_path, "--all", "--overwrite")
+    assert not any(path.stat().st_ino == inodes[path] for path in kept)
+
+
+def test_all_goes_on_with_the_same_plan_alone(pair: tuple[str, str], tmp_path: Path) -> None:
+    call("build", *pair, tmp_path, "--all")
+    shutil.rmtree(tmp_path / "teacher-4L")
+    record = tmp_path / "teacher-6L" / "boomerang.json"
+    text = record.read_text()
+    others = (
+        ["--dtype", "float16"],
+        ["--max-shard-size", "10KB"],
+        ["--order", "first-to-last"],
+    )
+    for arguments, content in (*((other, text) for other in others), ([], "{}"), ([], "{")):
+        record.write_text(content)
+        with pytest.raises(OutputError, match="not empty"):
+            call("build", *pair, tmp_path, "--all", *arguments)
+        assert not (tmp_path / "teacher-4L").exists(), "nothing is begun that cannot be finished"
 
 
 def test_all_is_pushed_member_by_member(
@@ -92,6 +116,31 @@ def test_all_is_pushed_member_by_member(
     monkeypatch.setattr("boomerang.hub.push", lambda d, r: pushed.append((d.name, r)))
     call("build", *pair, tmp_path, "--all", "--push-to-hub", "me/family")
     assert pushed == [(f"teacher-{n}L", f"me/family-{n}L") for n in range(4, 8)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--patch", 1, "--push-to-hub", "not a repo"],
+        ["--all", "--push-to-hub", "a/b/c"],
+        ["--all", "--push-to-hub", f"me/{'a' * 95}"],  # what each member adds is too much
+    ],
+)
+def test_a_repository_that_cannot_be_is_found_out_first(
+    arguments: list[object], pair: tuple[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="no repository"):
+        call("build", *pair, tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_directories_have_no_revisions(pair: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no revision 'main'"):
+        call("build", f"{pair[0]}@main", pair[1], tmp_path / "out", "--patch", 1)
+    # One whose own name has an @ is no such case.
+    named = tmp_path / "teacher@main"
+    named.symlink_to(pair[0])
+    call("build", named, pair[1], tmp_path / "out", "--patch", 1)
 
 
 def test_mistakes_are_one_line_and_exit_code_2(pair: tuple[str, str], tmp_path: Path) -> None:

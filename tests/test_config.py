@@ -87,6 +87,12 @@ def test_thresholds_are_counted_again() -> None:
     assert result["max_window_layers"] == 28
 
 
+@pytest.mark.parametrize("key", ["moe_layer_freq", "attn_type_list"])
+def test_an_entry_for_each_layer_follows_its_layer(key: str) -> None:
+    teacher = {"num_hidden_layers": 6, key: [0, 1, 2, 3, 4, 5]}
+    assert member_config(teacher, [0, 2, 5], tied=False)[key] == [0, 2, 5]
+
+
 def test_gpt_neo_s_counted_pattern_is_unrolled() -> None:
     teacher = saved(GPTNeoConfig(num_layers=6, attention_types=[[["global", "local"], 3]]))
     result = member_config(teacher, [0, 2, 3, 5], tied=True)
@@ -115,6 +121,11 @@ def test_a_nested_text_config_is_followed_and_the_vision_part_left_alone() -> No
         ({"attn_layer_period": 8}, "attn_layer_period"),
         ({"num_kv_shared_layers": 2}, "num_kv_shared_layers"),
         ({"moe_layer_interval": 2}, "moe_layer_interval"),
+        ({"moe_layer_freq": 2}, "moe_layer_freq"),
+        ({"moe_layer_freq": True}, "moe_layer_freq"),
+        ({"moe_layer_freq": [0, 1]}, "moe_layer_freq"),
+        ({"layer_switch": 4}, "layer_switch"),
+        ({"attn_type_list": [1, 1]}, "attn_type_list"),
         ({"layer_types": ["full_attention"]}, "layer_types"),
         ({"scale_depth": 1.4}, "scale_depth"),
         ({"something_new": [0, 1, 0, 1, 0, 1]}, "something_new"),
@@ -136,6 +147,7 @@ def test_what_cannot_be_carried_over_is_refused_by_its_key(extra: dict[str, Any]
 @pytest.mark.parametrize(
     "extra",
     [{"scale_attn_by_inverse_layer_idx": False}, {"layer_norm_eps": 1e-5}, {"layerdrop": 0.1},
+     {"moe_layer_freq": 1}, {"moe_layer_interval": 1}, {"order_of_interleaved_layers": "x"},
      {"num_kv_shared_layers": 0}, {"eos_token_id": [1, 2, 3, 4, 5, 6]}],
 )  # fmt: skip
 def test_what_does_not_depend_on_depth_stays(extra: dict[str, Any]) -> None:

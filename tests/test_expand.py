@@ -100,13 +100,18 @@ def test_most_configs_are_taken_as_they_are(tmp_path: Path, configs: Path) -> No
         assert with_layer_types(config, tmp_path) is config
 
 
-@pytest.mark.parametrize("name", ["cohere2", "gemma2", "gemma3_text", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "name", ["cohere2", "gemma2", "gemma3_text", "qwen2", "qwen3", "qwen3_next"]
+)
 @pytest.mark.parametrize("count", [1, 7, 13])
 def test_known_types_are_those_of_the_class(name: str, count: int) -> None:
     settings: list[dict[str, Any]] = [
         {},
         {"sliding_window": 8},
         {"sliding_window": 8, "sliding_window_pattern": 5},
+        {"sliding_window": 8, "sliding_window_pattern": 5, "layer_switch": 5},
+        {"sliding_window": 8, "layer_switch": 4},
+        {"full_attention_interval": 3},
         {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 3},
         {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 40},
         {"sliding_window": 8, "use_sliding_window": True},

@@ -102,7 +102,10 @@ def test_the_output_matrix_in_its_forms() -> None:
 
 
 def test_layers_for_further_tokens_are_left_out() -> None:
-    names = [f"model.layers.{i}.a" for i in range(3)] + ["mtp.layers.0.a", "model.mtp.b"]
+    names = [f"model.layers.{i}.a" for i in range(3)] + [
+        "mtp.layers.0.a", "model.mtp.b", "model.mtp_block.0.a", "model.mtp_emb_norm.0.weight",
+        "model.mtp_hidden_norm.0.weight", "model.mtp_linear_proj.0.weight",
+    ]  # fmt: skip
     layout = read_layout(shapes(*DECODER, *names), 2, extra_layers=1, where="x")
     assert layout.layers == (("a",), ("a",))
     assert layout.head == ("lm_head.weight", "model.norm.weight")

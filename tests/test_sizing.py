@@ -12,11 +12,20 @@ from safetensors.torch import load_file
 import boomerang
 from boomerang import LayerMap
 from boomerang.architecture.cache import layer_caches
+from boomerang.architecture.config import num_layers
+from boomerang.architecture.widths import EXPERTS
 from boomerang.blueprint import imagined_pair, open_teacher
 from boomerang.build import choose_member
 from boomerang.checkpoint.family import FamilyOnDisk
 from boomerang.errors import ArchitectureError, BoomerangError, LayerMapError
-from boomerang.sizing import OVERHEAD, Size, choose, default_context, member_sizes
+from boomerang.sizing import (
+    OVERHEAD,
+    Size,
+    _active,
+    choose,
+    default_context,
+    member_sizes,
+)
 from boomerang.units import parse_bytes, parse_count, show_bytes, show_count
 from disk import save_pair
 from tiny_models import tiny_config, tiny_model
@@ -105,6 +114,39 @@ def test_active_parameters_are_not_made_up(chosen: Any, tmp_path: Path) -> None:
     assert {row.active_parameters for row in rows} == {None}
 
 
+# Experts stacked in tensors of three dimensions, and by their rows in matrices.
+STACKED = {
+    "model_type": "granitemoe", "num_hidden_layers": 4, "num_local_experts": 4,
+    "num_experts_per_tok": 1, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "vocab_size": 32,
+}  # fmt: skip
+BY_ROWS = {
+    "model_type": "dbrx", "n_layers": 4, "d_model": 16, "n_heads": 2, "vocab_size": 32,
+    "attn_config": {"kv_n_heads": 1, "rope_theta": 1e4},
+    "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [STACKED, BY_ROWS], ids=["stacked", "by rows"])
+def test_experts_are_found_however_they_are_kept(config: dict[str, Any]) -> None:
+    row = sizes_of(config)[-1]
+    assert row.parameters - (row.active_parameters or 0) == 4 * 3 * (3 * 16 * 24)
+
+
+def test_experts_that_no_key_counts_are_not_taken_for_none(tmp_path: Path) -> None:
+    pair = FamilyOnDisk.open(*save_pair(tmp_path, "qwen3_moe")).pair
+    plan, config = pair.plan(pair.layers.member(1)), pair.teacher.config
+    assert _active(plan, config, 10**6) is not None
+    for keys in (EXPERTS, ["num_experts_per_tok"]):
+        assert _active(plan, config | dict.fromkeys(keys), 10**6) is None
+    assert _active(plan, config | {"n_routed_experts": 3}, 10**6) is None, "and another key's"
+    assert _active(plan, config | {"zero_expert_num": 2}, 10**6) is None
+    chosen = config["num_experts_per_tok"]
+    listed = config | {"num_experts_per_tok": [chosen] * 7}
+    assert _active(plan, listed, 10**6) == _active(plan, config, 10**6)
+    assert _active(plan, config | {"num_experts_per_tok": [1, 2]}, 10**6) is None
+
+
 def sizes_of(config: dict[str, Any], **kwargs: Any) -> list[Size]:
     from tempfile import TemporaryDirectory
 
@@ -112,7 +154,7 @@ def sizes_of(config: dict[str, Any], **kwargs: Any) -> list[Size]:
         path = Path(directory) / "config.json"
         path.write_text(json.dumps(config))
         checkpoint = open_teacher(path)
-    layers = LayerMap.every(2, num_layers=config["num_hidden_layers"])
+    layers = LayerMap.every(2, num_layers=num_layers(checkpoint.config))
     return member_sizes(imagined_pair(checkpoint, layers), layers.members(), **kwargs)
 
 
@@ -150,6 +192,24 @@ CACHES: dict[str, tuple[dict[str, Any], list[tuple[int, int | None]]]] = {
         {"attention_chunk_size": 8, "layer_types": ["chunked_attention"] * 3 + ["full_attention"]},
         [(128, 8)] * 3 + [(128, None)],
     ),
+    "heads by layer in a list": (
+        {"num_kv_heads": [1, 2, 4, 8]},
+        [
+            (16, None),
+            (32, None),
+            (64, None),
+            (128, None),
+        ],
+    ),
+    "two names of a head's width": (
+        {"num_key_value_heads": 2, "head_dim": 16, "attention_head_dim": 16},
+        [(64, None)] * 4,
+    ),
+    "kv_channels": ({"kv_channels": 16}, [(256, None)] * 4),
+    "window on both sides": (
+        {"local_attention": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
+        [(128, 8), (128, None)] * 2,
+    ),
     "heads by layer": (
         {"num_key_value_heads_per_layer": [1, 2, 4, 8]},
         [(16, None), (32, None), (64, None), (128, None)],
@@ -163,8 +223,15 @@ def test_what_the_cache_keeps(kind: str) -> None:
     assert [(c.elements, c.window) for c in layer_caches(LLAMA | changes)] == expected
 
 
-def test_gpt2_names_its_dimensions_in_its_own_way() -> None:
-    config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 4}
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 4},
+        {"model_type": "bloom", "n_layer": 2, "n_embed": 32, "num_attention_heads": 4},
+        {"model_type": "xglm", "num_layers": 2, "d_model": 32, "attention_heads": 4},
+    ],
+)
+def test_dimensions_have_names_of_their_own(config: dict[str, Any]) -> None:
     assert [c.elements for c in layer_caches(config)] == [64, 64]
 
 
@@ -176,6 +243,7 @@ def test_gpt2_names_its_dimensions_in_its_own_way() -> None:
         {"index_head_dim": 64},
         {"num_attention_heads": None},
         {"num_key_value_heads": 0},
+        {"num_key_value_heads": [1, 2]},
         {"kv_lora_rank": 32},
     ],
 )

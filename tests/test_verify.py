@@ -15,9 +15,16 @@ from boomerang.checkpoint.record import read_record
 from boomerang.cli import app
 from boomerang.errors import CheckpointError, LayerMapError
 from boomerang.loading import load_model
-from boomerang.verify import _same_bits, compare, verify
+from boomerang.verify import (
+    _STEPS_PER_LAYER,
+    _compare_greedy,
+    _same_bits,
+    compare,
+    rounding_bound,
+    verify,
+)
 from disk import save_models, save_pair
-from tiny_models import ARCHITECTURES, tiny_pair
+from tiny_models import ARCHITECTURES, tiny_model, tiny_pair
 
 ORDERS = ("last-to-first", "first-to-last")
 
@@ -88,6 +95,58 @@ def test_not_a_number_is_reported(tmp_path: Path) -> None:
     result = verify(out)
     assert result.difference is not None
     assert "not finite" in result.difference
+
+
+def test_rounding_passes_and_no_more(member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in another order differ in their last bits; a constant of the config does not pass."""
+    record = read_record(member)
+    built, family = load_model(member), Family.from_pretrained(record.teacher, record.student)
+    head = built.lm_head
+    with monkeypatch.context() as patch:
+        patch.setattr(head, "forward", lambda state: state.flip(-1) @ head.weight.flip(-1).T)
+        result = compare(built, family, record)
+    assert result.passed, result.difference
+    assert 0 < result.largest <= result.allowed < 1e-4
+    for layer in built.model.layers:
+        layer.input_layernorm.variance_epsilon *= 100
+    result = compare(built, family, record)
+    assert result.difference is not None and "logits differ" in result.difference
+
+
+def test_a_difference_that_is_no_number_does_not_pass(
+    member: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = read_record(member)
+    built, family = load_model(member), Family.from_pretrained(record.teacher, record.student)
+    logits = iter([torch.zeros(1, 4), torch.tensor([[0.0, float("nan"), 0.0, 0.0]])])
+    monkeypatch.setattr("boomerang.verify._logits", lambda model, ids: next(logits))
+    assert not compare(built, family, record).passed
+
+
+def test_what_rounding_is_allowed_follows_from_depth_width_dtype_and_size() -> None:
+    model = tiny_model("llama", 4)
+    logits = torch.tensor([3.0, -4.0, float("inf")])
+    roundings = 4 * _STEPS_PER_LAYER
+    wide = rounding_bound(model, 4, logits)
+    assert wide == pytest.approx((roundings * model.config.hidden_size) ** 0.5 * 2**-24 * 4)
+    half = rounding_bound(model.to(torch.bfloat16), 4, logits)
+    assert half == pytest.approx(roundings**0.5 * 2**-8 * 4)
+    assert rounding_bound(model, 4, torch.zeros(3)) == 0
+
+
+def test_greedy_tokens_may_part_at_a_tie_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [torch.tensor([0.0, 5.0, 4.0]), torch.tensor([1.0, 0.75, 0.0])]
+    texts = {
+        "ours": torch.tensor([1, 0]),
+        "tie": torch.tensor([1, 1]),
+        "wrong": torch.tensor([2, 0]),
+    }
+    monkeypatch.setattr("boomerang.verify._greedy", lambda model, ids: (texts[model], scores))
+    ids = torch.zeros(1, 1)
+    assert _compare_greedy("ours", "ours", ids, 0.0) == (2, True)  # type: ignore[arg-type]
+    assert _compare_greedy("ours", "tie", ids, 0.125) == (1, True)  # type: ignore[arg-type]
+    assert _compare_greedy("ours", "tie", ids, 0.12) == (1, False)  # type: ignore[arg-type]
+    assert _compare_greedy("ours", "wrong", ids, 0.125) == (0, False)  # type: ignore[arg-type]
 
 
 def test_the_command_says_pass_or_the_first_difference(member: Path, tmp_path: Path) -> None:

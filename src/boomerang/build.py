@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import LayerMapError, OutputError
 from .layers import Member, Order
 
 if TYPE_CHECKING:
     from .checkpoint.family import FamilyOnDisk
+    from .checkpoint.plan import Plan
 
 # transformers' own: nearly every model is one file.
 MAX_SHARD_SIZE = "50GB"
@@ -76,11 +77,14 @@ def build(
         CheckpointError: A checkpoint is missing, broken, or not what it claims to be.
         LayerMapError: Not exactly one choice, no such member, or nothing fits.
         ArchitectureError, ConfigError: Teacher and student do not fit, or are not supported.
-        OutputError: `out` is not empty, holds a source, or cannot be written.
+        OutputError: `out` is not empty, holds a source, or cannot be written; `push_to_hub` can be
+            no repository.
     """
     from .checkpoint.family import FamilyOnDisk
-    from .hub import push
+    from .hub import check_repository, push
 
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
     family = FamilyOnDisk.open(teacher, student)
     member, _ = choose_member(
         family,
@@ -175,7 +179,6 @@ def write_member(
     """
     from .card import licence, model_card
     from .checkpoint.companions import copy_companions, find_companions
-    from .checkpoint.family import recorded_order
     from .checkpoint.output import check_space, new_directory, write_json
     from .checkpoint.record import write_record
     from .checkpoint.write import write_weights
@@ -185,27 +188,58 @@ def write_member(
     source = family.pair.teacher.directory
     _check_apart(out, family.directories)
     plan = family.pair.plan(member, dtype)
-    teacher, student = family.identities()
     # Whatever a source can be refused for is found before anything is written.
-    companions = find_companions(source)
-    card = model_card(plan, teacher, student, licence(source))
-    along = recorded_order(member, family.order if order is None else order)
+    same = member.num_layers == family.pair.layers.num_layers
+    companions = find_companions(source, same_layers=same)
+    card = model_card(plan, *family.identities(), licence(source))
+    record = _record(family, plan, order, dtype, shard_size)
     check_space(out, plan.length)
     with new_directory(out, overwrite=overwrite) as partial:
         with progress(plan.length) if progress else nullcontext(_ignore) as report:
             write_weights(partial, plan.items, shard_size, report)
         write_json(partial / "config.json", plan.config)
-        write_record(
-            partial,
-            plan,
-            teacher,
-            student,
-            order=along,
-            dtype=dtype,
-            max_shard_size=shard_size,
-        )
+        write_record(partial, record)
         (partial / "README.md").write_text(card, encoding="utf-8")
         copy_companions(companions, partial)
+
+
+def is_written(
+    family: FamilyOnDisk,
+    member: Member,
+    out: Path,
+    *,
+    order: Order | None = None,
+    dtype: str | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> bool:
+    """Whether `out` is what `write_member` would write, from the same sources and options.
+
+    It is told by `boomerang.json`: a directory that has one is complete, for it got its name at the
+    end.
+
+    Raises:
+        CheckpointError, ConfigError: As `build`.
+    """
+    from .checkpoint.record import FILE_NAME, has_record
+    from .units import parse_bytes
+
+    if not (out / FILE_NAME).exists():
+        return False
+    plan = family.pair.plan(member, dtype)
+    shard_size = parse_bytes(max_shard_size, "max_shard_size")
+    return has_record(out, _record(family, plan, order, dtype, shard_size))
+
+
+def _record(
+    family: FamilyOnDisk, plan: Plan, order: Order | None, dtype: str | None, shard_size: int
+) -> dict[str, Any]:
+    from .checkpoint.family import recorded_order
+    from .checkpoint.record import record_content
+
+    along = recorded_order(plan.member, family.order if order is None else order)
+    return record_content(
+        plan, *family.identities(), order=along, dtype=dtype, max_shard_size=shard_size
+    )
 
 
 def check_room(

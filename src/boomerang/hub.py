@@ -7,6 +7,25 @@ from pathlib import Path
 from .errors import OutputError
 
 
+def check_repository(repository: str) -> None:
+    """Refuse what can be no repository on the hub, before anything is built for it.
+
+    Raises:
+        OutputError: It is no `name` or `owner/name` that the hub allows.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        raise OutputError(
+            "can be no repository on the hub",
+            where=repr(repository),
+            fix="name it as owner/name, each of at most 96 letters, digits, '-', '_' and '.'",
+        ) from None
+
+
 def push(directory: Path, repository: str) -> None:
     """Upload a built member to the hub, into a repository that is made if it is not there.
 

@@ -15,8 +15,9 @@ from typing import Any
 from .architecture.cache import layer_caches
 from .architecture.config import Config, text_config
 from .architecture.names import is_matrix
+from .architecture.widths import EXPERTS
 from .checkpoint.header import DTYPE_BITS
-from .checkpoint.plan import DTYPES, Pair, Plan
+from .checkpoint.plan import DTYPES, Item, Pair, Plan
 from .errors import ArchitectureError, BoomerangError, LayerMapError
 from .layers import Member
 from .units import show_bytes, show_count
@@ -26,9 +27,13 @@ OVERHEAD = 0.1
 
 DEFAULT_CONTEXT = 8192
 
+# Tensors of routed experts; of routed and shared ones, and of the router.
 _ROUTED = re.compile(r"(?:^|\.)experts\.")
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
+_MIXTURE = re.compile(r"expert|moe|router")
+_CHOSEN = (
+    "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k",
+    "moe_k", "top_k_experts",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Size:
         parameters: Numbers stored; tied matrices count once.
         parameters_without_embeddings: The same without embedding tables and output matrix.
         active_parameters: Those a token passes: with a mixture of experts, only the experts chosen
-            for it. None where the config does not say how many are chosen, or says what cannot be.
+            for it. None where there are experts and the config does not say how many are chosen,
+            or says what cannot be.
         bytes: Of the weights.
         kv_bytes_per_token: What the KV cache grows by with each token while that is within all
             sliding windows; None where the cache of the architecture is not known.
@@ -194,11 +200,33 @@ def _size(plan: Plan, config: Config, context: int, batch: int) -> Size:
 
 def _active(plan: Plan, config: Config, parameters: int) -> int | None:
     text = text_config(config)
-    experts = next((text[key] for key in _EXPERTS if type(text.get(key)) is int), 0)
-    if experts < 2:
+    experts = _count(text, EXPERTS)
+    mixed = any(_MIXTURE.search(item.name) for item in plan.items)
+    if experts == 1 or (not experts and not mixed):
         return parameters
-    chosen = next((text[key] for key in _CHOSEN if type(text.get(key)) is int), 0)
-    routed = sum(item.source.elements for item in plan.items if _ROUTED.search(item.name))
-    if not 1 <= chosen <= experts or not routed:
+    chosen = _count(text, _CHOSEN)
+    # Experts that do nothing are among the chosen ones, how often depends on the text.
+    if not experts or not chosen or chosen > experts or text.get("zero_expert_num"):
         return None
-    return parameters - routed + routed * chosen // experts
+    routed = sum(item.source.elements for item in plan.items if _is_routed(item, experts))
+    if not routed or routed % experts:
+        return None
+    return parameters - routed // experts * (experts - chosen)
+
+
+def _is_routed(item: Item, experts: int) -> bool:
+    """Whether a tensor is of experts that are chosen: of one by its name, or of all in one."""
+    shape = item.source.shape
+    # A convolution of each channel by itself is no stack of matrices.
+    stacked = len(shape) == 3 and shape[0] == experts and shape[1] > 1
+    return stacked or _ROUTED.search(item.name) is not None
+
+
+def _count(text: Config, keys: Iterable[str]) -> int:
+    """A number above zero, or that of every layer in a list; zero where none or two are said."""
+    parts = [part for part in (text, text.get("ffn_config")) if isinstance(part, dict)]
+    said: set[int] = set()
+    for value in (part.get(key) for part in parts for key in keys):
+        entries = value if isinstance(value, list) else [value]
+        said |= {entry for entry in entries if type(entry) is int and entry > 0}
+    return said.pop() if len(said) == 1 else 0

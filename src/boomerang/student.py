@@ -94,7 +94,7 @@ def init_student(
             source = resolve(teacher, trust_remote_code=trust)
             # The config tells about a wrong plan long before the weights are read.
             _check_depth(read_config(source), layers)
-            companions = find_companions(source)
+            companions = find_companions(source, same_layers=False)
             teacher = load_model(source, **model_kwargs)
         student = cut(teacher, layers)
         if random:

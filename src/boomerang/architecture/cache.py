@@ -10,17 +10,18 @@ from dataclasses import dataclass
 
 from ..errors import ArchitectureError
 from .config import Config, num_layers, text_config
+from .widths import GROUPS, HEAD_DIM, HEADS, HIDDEN, layer_view
 
 # States that do not grow with the text, or caches of their own: counted wrongly by the rules here.
 _OTHER_STATES = re.compile(r"^(?:mamba|ssm|conv_|linear_|rwkv|lru_|state_size|attn_layer_|gla_)")
 _KNOWN_DIMENSIONS = frozenset({
-    "head_dim", "qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "num_kv_heads",
-    "num_key_value_heads", "num_key_value_heads_per_layer",
+    *GROUPS, *HEAD_DIM, "qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
+    "num_key_value_heads_per_layer",
 })  # fmt: skip
 _DIMENSION = re.compile(r"head_dim|key_value_heads|kv_heads")
 
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-_WIDTHS = ("hidden_size", "n_embd", "d_model")
+# Of the heads that keep keys and values, most particular first.
+_KEPT_HEADS = ("num_key_value_heads_per_layer", *GROUPS, "kv_n_heads")
 
 
 @dataclass(frozen=True)
@@ -63,54 +64,62 @@ def layer_caches(config: Config) -> tuple[LayerCache, ...]:
                 f"the KV cache of a model with {key} is not known", where="config.json"
             )
     count = num_layers(config)
-    elements = _elements(text, count)
-    return tuple(LayerCache(elements[i], _window(text, i)) for i in range(count))
+    return tuple(_layer_cache(text, index, count) for index in range(count))
 
 
-def _elements(text: Config, count: int) -> list[int]:
-    latent = text.get("kv_lora_rank")
-    if latent:
-        return [_whole(text, "kv_lora_rank") + _whole(text, "qk_rope_head_dim")] * count
-    heads = _first(text, _HEADS)
-    key = text.get("head_dim")
-    size = key if isinstance(key, int) and key > 0 else _first(text, _WIDTHS) // heads
-    value = text.get("v_head_dim")
+def _layer_cache(text: Config, index: int, count: int) -> LayerCache:
+    types = text.get("layer_types")
+    # A list as long as the model has layers has an entry for each.
+    view = layer_view(text, index, count)
+    if not isinstance(types, list):
+        return LayerCache(_elements(view), _window_of_all(view))
+    kind = types[index] if index < len(types) else None
+    return LayerCache(_elements(view), _window_of_type(view, kind))
+
+
+def _elements(view: Config) -> int:
+    if view.get("kv_lora_rank"):
+        return _whole(view, "kv_lora_rank") + _whole(view, "qk_rope_head_dim")
+    heads = _first(view, HEADS)
+    stated = any(view.get(key) is not None for key in HEAD_DIM)
+    size = _first(view, HEAD_DIM) if stated else _first(view, HIDDEN) // heads
+    value = view.get("v_head_dim")
     both = size + (value if isinstance(value, int) and value > 0 else size)
-    listed = text.get("num_key_value_heads_per_layer")
-    if isinstance(listed, list) and len(listed) == count and all(type(n) is int for n in listed):
-        return [n * both for n in listed]
-    return [_kv_heads(text, heads) * both] * count
+    return _kv_heads(view, heads) * both
 
 
-def _kv_heads(text: Config, heads: int) -> int:
+def _kv_heads(view: Config, heads: int) -> int:
     # Falcon's newer variants group heads whatever the older flag says.
-    if text.get("multi_query") is True and not text.get("new_decoder_architecture"):
+    if view.get("multi_query") is True and not view.get("new_decoder_architecture"):
         return 1
-    for part in (text, text.get("attn_config")):
+    for part in (view, view.get("attn_config")):
         if isinstance(part, dict):
-            for key in ("num_key_value_heads", "num_kv_heads", "kv_n_heads"):
-                if isinstance(part.get(key), int):
+            for key in _KEPT_HEADS:
+                if part.get(key) is not None:
                     return _whole(part, key)
     return heads
 
 
-def _window(text: Config, layer: int) -> int | None:
-    types = text.get("layer_types")
-    if isinstance(types, list):
-        kind = types[layer] if layer < len(types) else None
-        if kind in ("full_attention", "attention", "global_attention"):
-            return None
-        if kind == "sliding_attention":
-            return _whole(text, "sliding_window")
-        if kind == "chunked_attention":
-            return _whole(text, "attention_chunk_size")
-        raise ArchitectureError(
-            f"the KV cache of a layer of type {kind!r} is not known", where="layer_types"
-        )
-    # Without types a window is every layer's (Mistral) unless it is switched off (Qwen).
-    if text.get("sliding_window") is None or text.get("use_sliding_window") is False:
+def _window_of_type(view: Config, kind: object) -> int | None:
+    if kind in ("full_attention", "attention", "global_attention"):
         return None
-    return _whole(text, "sliding_window")
+    if kind == "sliding_attention":
+        # ModernBERT's counts the tokens on both sides, of which a decoder sees one.
+        if view.get("sliding_window") is None and view.get("local_attention") is not None:
+            return max(1, _whole(view, "local_attention") // 2)
+        return _whole(view, "sliding_window")
+    if kind == "chunked_attention":
+        return _whole(view, "attention_chunk_size")
+    raise ArchitectureError(
+        f"the KV cache of a layer of type {kind!r} is not known", where="layer_types"
+    )
+
+
+def _window_of_all(view: Config) -> int | None:
+    # Without types a window is every layer's (Mistral) unless it is switched off (Qwen).
+    if view.get("sliding_window") is None or view.get("use_sliding_window") is False:
+        return None
+    return _whole(view, "sliding_window")
 
 
 def _first(text: Config, keys: tuple[str, ...]) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from .quantization import QUANTIZATION_KEYS, renumbered
 
 Config = dict[str, Any]
 
@@ -28,14 +29,15 @@ MAX_LAYERS = 10_000
 
 # One entry for each layer: position i takes the entry of its teacher layer.
 _ENTRY_PER_LAYER = frozenset({
-    "activation_sparsity_pattern", "attention_layers", "indexer_types", "intermediate_size",
-    "layer_rope_theta", "layer_types", "layers_block_type", "layers_num_experts",
-    "mlp_layer_types", "no_rope_layers", "num_attention_heads_per_layer",
-    "num_key_value_heads_per_layer", "sliding_windows", "swiglu_limits", "swiglu_limits_shared",
+    "activation_sparsity_pattern", "attention_layers", "attn_type_list", "indexer_types",
+    "intermediate_size", "layer_rope_theta", "layer_types", "layers_block_type",
+    "layers_num_experts", "mlp_layer_types", "moe_layer_freq", "no_rope_layers",
+    "num_attention_heads_per_layer", "num_key_value_heads_per_layer", "sliding_windows",
+    "swiglu_limits", "swiglu_limits_shared",
 })  # fmt: skip
 
 # Indices of the layers that something holds for: renumbered.
-_LAYER_INDICES = frozenset({
+LAYER_INDICES = frozenset({
     "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "local_layer_ids",
     "moe_layers", "ple_layer_ids", "rope_scaling_layers",
 })  # fmt: skip
@@ -52,6 +54,7 @@ _WRITTEN_OUT_AS = {
     "full_attention_interval": "layer_types",
     "global_attn_every_n_layers": "layer_types",
     "layer_group_size": "layer_types",
+    "layer_switch": "layer_types",
     "prefix_dense_sliding_window_pattern": "layer_types",
     "sliding_window_pattern": "layer_types",
     "interleave_moe_layer_step": "moe_layers",
@@ -59,7 +62,7 @@ _WRITTEN_OUT_AS = {
 }
 
 # For `expand`: the lists that say what each layer is, and the rules that stand for such a list.
-PER_LAYER_LISTS = _ENTRY_PER_LAYER | _LAYER_INDICES
+PER_LAYER_LISTS = _ENTRY_PER_LAYER | LAYER_INDICES
 PERIODIC_RULES = frozenset(_WRITTEN_OUT_AS)
 
 # How many layers for multi-token prediction follow the model's own; transformers does not run them.
@@ -68,7 +71,7 @@ FURTHER_TOKEN_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers")
 # Keys whose names look as if they spoke of layers, and do not.
 _HARMLESS = re.compile(
     r"layer_?norm|norm_layer|layer_?drop|layer_scale_init|^use_weighted_layer_sum$|hidden_layers$"
-    r"|^n_layers?$|^num_layers$|^vocab_size_per_layer_input$|^mtp_"
+    r"|^n_layers?$|^num_layers$|^order_of_interleaved_layers$|^vocab_size_per_layer_input$|^mtp_"
 )
 _SPEAKS_OF_LAYERS = re.compile(
     r"layer|depth|pattern|_interval$|_period$|_offset$|every_n|sparse_step|_idxs?$|kv_shared"
@@ -145,7 +148,7 @@ def member_config(teacher: Config, teacher_layers: Sequence[int], *, tied: bool)
     config = copy.deepcopy(teacher)
     text = text_config(config)
     for key in list(text):
-        if key in text:
+        if key in text and key not in QUANTIZATION_KEYS:
             try:
                 _carry_over(text, key, teacher_layers, total)
             except ConfigError:
@@ -155,6 +158,10 @@ def member_config(teacher: Config, teacher_layers: Sequence[int], *, tied: bool)
     for key in DEPTH_KEYS:
         if text.get(key) is not None:
             text[key] = len(teacher_layers)
+    for part in [config] if text is config else [config, text]:
+        for key in QUANTIZATION_KEYS:
+            if key in part:
+                part[key] = renumbered(part[key], teacher_layers, total, key)
     config["tie_word_embeddings"] = tied
     if "tie_word_embeddings" in text:
         text["tie_word_embeddings"] = tied
@@ -166,10 +173,8 @@ def _carry_over(text: Config, key: str, layers: Sequence[int], total: int) -> No
     if key in _SPECIAL:
         _SPECIAL[key](text, layers, total)
     elif key in _ENTRY_PER_LAYER and isinstance(value, list):
-        if len(value) != total:
-            raise ConfigError(f"has {len(value)} entries for {total} layers", where=key)
-        text[key] = [value[i] for i in layers]
-    elif key in _LAYER_INDICES and isinstance(value, list):
+        text[key] = _sliced(value, key, layers, total)
+    elif key in LAYER_INDICES and isinstance(value, list):
         text[key] = _positions(layers, value)
     elif key in _THRESHOLDS and isinstance(value, int):
         # A number beyond the last layer means "all layers" and still does.
@@ -194,13 +199,19 @@ def _is_unknown(key: str, value: Any, total: int) -> bool:
     # A switched-off feature cannot go stale.
     if value is None or value is False or value in (0, [], {}):
         return False
-    if key in _ENTRY_PER_LAYER or key in _LAYER_INDICES or key in _THRESHOLDS:
+    if key in _ENTRY_PER_LAYER or key in LAYER_INDICES or key in _THRESHOLDS:
         return not isinstance(value, int | float | str)
     if _SPEAKS_OF_LAYERS.search(key) and not _HARMLESS.search(key):
         return True
     # An unnamed list with as many entries as there are layers may well be one for each of them.
     per_layer = isinstance(value, list) and len(value) == total > 3
     return per_layer and not key.endswith("token_id") and key != "architectures"
+
+
+def _sliced(entries: list[Any], key: str, layers: Sequence[int], total: int) -> list[Any]:
+    if len(entries) != total:
+        raise ConfigError(f"has {len(entries)} entries for {total} layers", where=key)
+    return [entries[i] for i in layers]
 
 
 def _positions(layers: Sequence[int], indices: Iterable[int]) -> list[int]:
@@ -227,10 +238,22 @@ def _done_with_sparse_step(text: Config, layers: Sequence[int], total: int) -> N
 
 def _moe_interval(text: Config, layers: Sequence[int], total: int) -> None:
     """Experts in every n-th layer of a range: representable only when n is 1."""
-    if text["moe_layer_interval"] != 1:
+    _only_one(text, "moe_layer_interval")
+
+
+def _moe_frequency(text: Config, layers: Sequence[int], total: int) -> None:
+    """Experts in every n-th layer from a threshold on (DeepSeek), or an entry for each layer."""
+    if isinstance(text["moe_layer_freq"], list):
+        text["moe_layer_freq"] = _sliced(text["moe_layer_freq"], "moe_layer_freq", layers, total)
+    elif text["moe_layer_freq"] is not None:
+        _only_one(text, "moe_layer_freq")
+
+
+def _only_one(text: Config, key: str) -> None:
+    if type(text[key]) is not int or text[key] != 1:
         raise ConfigError(
-            f"is {text['moe_layer_interval']}, a rule over layer indices with no explicit form",
-            where="moe_layer_interval",
+            f"is {_short(text[key])}, a rule over layer indices with no explicit form",
+            where=key,
             fix="this architecture is not supported",
         )
 
@@ -282,6 +305,7 @@ def _no_further_tokens(text: Config, layers: Sequence[int], total: int) -> None:
 _SPECIAL: dict[str, Callable[[Config, Sequence[int], int], None]] = {
     "decoder_sparse_step": _dense_layers,
     "mlp_only_layers": _done_with_sparse_step,
+    "moe_layer_freq": _moe_frequency,
     "moe_layer_interval": _moe_interval,
     "moe_layer_end_index": _moe_end,
     "per_layer_config": _per_layer_config,

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from .config import PER_LAYER_LISTS, PERIODIC_RULES, Config, num_layers, text_config
 from .layer_types import ALL_ALIKE, known_layer_types
+from .values import check_values
 
 # For the process that asks transformers: it takes 3 s and 250 MB on an idle machine.
 _SECONDS = 120
@@ -62,8 +63,10 @@ def with_layer_types(config: Config, directory: Path) -> Config:
         The config itself, or a copy with the lists that its class computes.
 
     Raises:
-        ConfigError: transformers does not know the config, or reads another model in it.
+        ConfigError: transformers does not know the config, or reads another model in it; or a value
+            is of a kind that its key cannot have.
     """
+    check_values(config, directory)
     text, count = text_config(config), num_layers(config)
     if not _holds_text_config(config) and not isinstance(config.get("layer_types"), list):
         types = known_layer_types(config, count)

@@ -12,7 +12,7 @@ from functools import partial
 
 from .config import PERIODIC_RULES, Config
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
 # All layers are alike, with a window or without: the class knows no types, so none are missing.
 ALL_ALIKE = frozenset({
@@ -34,15 +34,18 @@ def known_layer_types(text: Config, count: int) -> list[str] | None:
     return None if rule is None else rule(text, count)
 
 
-def _full_every(text: Config, count: int, *, period: int, key: str | None) -> list[str] | None:
-    """Full attention in every n-th layer, a window in the others."""
-    if any(text.get(other) is not None for other in PERIODIC_RULES if other != key):
-        return None
+def _full_every(
+    text: Config, count: int, *, period: int, key: str | None, others: str = SLIDING
+) -> list[str] | None:
+    """Full attention in every n-th layer, a window (or `others`) in the others."""
     if key is not None and key in text:
         period = text[key]
     if type(period) is not int or period < 1:
         return None
-    return [SLIDING if (i + 1) % period else FULL for i in range(count)]
+    # Another rule beside it does no harm where it says the same.
+    if any(text.get(rule) not in (None, period) for rule in PERIODIC_RULES if rule != key):
+        return None
+    return [others if (i + 1) % period else FULL for i in range(count)]
 
 
 def _from_threshold_on(text: Config, count: int) -> list[str] | None:
@@ -59,5 +62,6 @@ _RULES: dict[str, Callable[[Config, int], list[str] | None]] = {
     "gemma3_text": partial(_full_every, period=6, key="sliding_window_pattern"),
     "qwen2": _from_threshold_on,
     "qwen3": _from_threshold_on,
+    "qwen3_next": partial(_full_every, period=4, key="full_attention_interval", others=LINEAR),
 }
 KNOWN_TYPES = frozenset(_RULES)

@@ -62,7 +62,7 @@ _BUFFER = re.compile(
 )
 _CAUSAL_MASK = re.compile(r"(?:^|\.)att(?:n|ention)\.bias$")
 # Layers that predict further tokens; transformers does not read them, and they fit no member.
-_MULTI_TOKEN = re.compile(r"^(?:model\.)?mtp(?:_layers)?\.")
+_MULTI_TOKEN = re.compile(r"^(?:model\.)?mtp(?:_\w+)?\.")
 
 _NUMBERED = re.compile(r"(|.*?\.)(0|[1-9][0-9]{0,5})\.(.+)", re.DOTALL)
 

@@ -17,14 +17,15 @@ from .config import Config
 # leaves out what it must say.
 Sizes = Mapping[int, str]
 
-_HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
-_GROUPS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
-_HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
+# The keys of one meaning, the usual one first.
+HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
+GROUPS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "dff")
 _EXPERT_INNER = ("moe_intermediate_size", "shared_expert_intermediate_size")
 _POSITIONS = ("n_positions", "max_position_embeddings")
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 # The usual key for a width, of those that a config must give where there are tensors of it.
 KEYS = {
@@ -85,9 +86,9 @@ def unfit_number(text: Config, *, own_code: bool) -> tuple[str, Any] | None:
             of heads, one for each layer, as there may be for feed-forward parts.
     """
     for keys, least, by_layer in (
-        (("vocab_size", *_HIDDEN), 1, False),
-        ((*_HEADS, *_GROUPS, *_HEAD_DIM), 0, own_code),
-        ((*_INNER, *_EXPERT_INNER, *_EXPERTS), 0, True),
+        (("vocab_size", *HIDDEN), 1, False),
+        ((*HEADS, *GROUPS, *HEAD_DIM), 0, own_code),
+        ((*_INNER, *_EXPERT_INNER, *EXPERTS), 0, True),
     ):
         for key in keys:
             value = text.get(key)
@@ -112,7 +113,7 @@ def read_widths(view: Config) -> dict[str, Sizes]:
         means four times hidden; `inner or half`, where it may stand for two gated halves; `shared
         inner`, of experts that every token passes; `twice` each; those of `_latent`.
     """
-    hidden = _stated(view, _HIDDEN)
+    hidden = _stated(view, HIDDEN)
     embedded = [key for key in view if "embed" in key and "position" not in key]
     return {
         "vocabulary": _stated(view, ["vocab_size"]),
@@ -128,14 +129,14 @@ def read_widths(view: Config) -> dict[str, Sizes]:
 
 def _attention(view: Config, hidden: Sizes) -> dict[str, Sizes]:
     for key, value in view.items():
-        is_plain = key in (*_HEADS, *_GROUPS, *_HEAD_DIM) or _OTHER_PARTS.search(key)
+        is_plain = key in (*HEADS, *GROUPS, *HEAD_DIM) or _OTHER_PARTS.search(key)
         if "head" in key and not is_plain and type(value) in (int, list):
             return {}
-    heads = _stated(view, _HEADS)
-    groups = _stated(view, _GROUPS) or heads
+    heads = _stated(view, HEADS)
+    groups = _stated(view, GROUPS) or heads
     if view.get("multi_query") is True:
         groups = {**groups, 1: "one head by multi_query"}
-    dims = _stated(view, _HEAD_DIM) or {
+    dims = _stated(view, HEAD_DIM) or {
         width // count: f"({said} / {of})"
         for width, said in hidden.items()
         for count, of in heads.items()
@@ -171,7 +172,7 @@ def _latent(view: Config) -> dict[str, Sizes]:
     if len(numbers) < len(said):
         return {}
     key, rotary, value, rank = numbers
-    heads = _stated(view, _HEADS)
+    heads = _stated(view, HEADS)
     return {
         "latent": {rank: "kv_lora_rank"},
         "latent and rotary": {rank + rotary: "kv_lora_rank + qk_rope_head_dim"},
@@ -201,7 +202,7 @@ def _feed_forward(view: Config, hidden: Sizes) -> dict[str, Sizes]:
 
 
 def _experts(view: Config) -> Sizes:
-    experts = _stated(view, _EXPERTS)
+    experts = _stated(view, EXPERTS)
     # Some have a place among them for the shared ones, or for experts that do nothing.
     more = _stated(view, _matching(view, _SHARED))
     return {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..architecture.config import member_config, text_config
+from ..architecture.config import PERIODIC_RULES, Config, member_config, text_config
+from ..architecture.expand import with_layer_types
+from ..architecture.layer_settings import layer_settings
 from ..architecture.names import translate
-from ..errors import ArchitectureError, CheckpointError, LayerMapError
+from ..architecture.quantization import QUANTIZATION_KEYS, in_order
+from ..errors import ArchitectureError, CheckpointError, ConfigError, LayerMapError
 from ..layers import LayerMap
 from .consistency import check_complete, check_numbers, check_widths
 from .convert import FLOATS
@@ -20,7 +23,7 @@ _SETTINGS = (
     "model_type", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_act",
     "hidden_activation", "activation_function", "rms_norm_eps", "layer_norm_eps",
     "layer_norm_epsilon", "rope_theta", "partial_rotary_factor", "full_attention",
-    "sliding_attention", "num_experts_per_tok", "quantization_config",
+    "sliding_attention", "num_experts_per_tok",
 )  # fmt: skip
 
 
@@ -31,6 +34,8 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
         LayerMapError: They do not have the numbers of layers that `layers` speaks of.
         ArchitectureError: They are of different architecture, width or vocabulary.
         CheckpointError: A checkpoint contradicts its own config.
+        ConfigError: A config has a value of a kind that its key cannot have, or the teacher's is
+            not to be carried over to the student's layers.
     """
     for checkpoint in (teacher, student):
         check_numbers(checkpoint)
@@ -38,6 +43,7 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
     _check_settings(teacher, student)
     _check_depth(teacher, layers.num_layers, "teacher")
     _check_depth(student, layers.num_student_layers, "student")
+    _check_layers(teacher, student, layers.kept)
     _check_pruned(teacher, layers)
     exact = teacher.is_quantised
     for i, kept in enumerate(layers.kept):
@@ -100,8 +106,7 @@ def _check_settings(teacher: Checkpoint, student: Checkpoint) -> None:
     for key in _SETTINGS:
         a, b = theirs.get(key), ours.get(key)
         # Versions of transformers differ in what they leave out.
-        both_given = a is not None and b is not None
-        if (both_given or key == "quantization_config") and a != b:
+        if a is not None and b is not None and a != b:
             raise ArchitectureError(
                 f"{key} is {b!r:.80} and the teacher's is {a!r:.80}", where=student.directory
             )
@@ -111,6 +116,49 @@ def _settings(text: Mapping[str, Any]) -> dict[str, Any]:
     """A config with what transformers 5 writes under `rope_parameters` where 4 wrote it."""
     rope = text.get("rope_parameters")
     return {**text, **(rope if isinstance(rope, dict) else {})}
+
+
+def _check_layers(teacher: Checkpoint, student: Checkpoint, kept: Sequence[int]) -> None:
+    """The student's config says of each layer what the teacher's says of the one it was cut from.
+
+    A key that only one of the two has is let pass: older versions leave lists out.
+    """
+    member = member_config(teacher.config, kept, tied=False)
+    theirs, ours = layer_settings(member), layer_settings(student.config)
+    stated, rules = frozenset(ours), _rules(student.config)
+    if rules and "layer_types" in theirs and "layer_types" not in ours:
+        ours |= layer_settings(_with_types(student))
+    theirs |= {key: _quantisation(member, key) for key in QUANTIZATION_KEYS}
+    ours |= {key: _quantisation(student.config, key) for key in QUANTIZATION_KEYS}
+    for key in sorted(theirs.keys() & ours.keys()):
+        if theirs[key] != ours[key]:
+            known = key in stated or key in QUANTIZATION_KEYS
+            name = key if known else f"{key} (from {', '.join(rules)})"
+            raise ArchitectureError(
+                f"{name} is {ours[key]!r:.80} and the teacher's for these layers is "
+                f"{theirs[key]!r:.80}",
+                where=student.directory,
+            )
+
+
+def _quantisation(config: Config, key: str) -> Any:
+    # Older versions left it in the text's part of a nested config.
+    return in_order(config.get(key) or text_config(config).get(key) or None)
+
+
+def _rules(config: Config) -> list[str]:
+    """The rules over layer indices that a config states."""
+    text = text_config(config)
+    threshold = ["max_window_layers"] if text.get("use_sliding_window") is True else []
+    return [key for key in (*sorted(PERIODIC_RULES), *threshold) if text.get(key)]
+
+
+def _with_types(student: Checkpoint) -> Config:
+    """A student's config with the lists that its class computes, where it can be asked."""
+    try:
+        return with_layer_types(student.config, student.directory)
+    except ConfigError:
+        return student.config
 
 
 def _check_matrices(checkpoint: Checkpoint) -> None:

@@ -6,14 +6,19 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..architecture.quantization import names_layers
 from ..errors import CheckpointError, OutputError
 from .header import open_plain
+from .jsonfile import read_json_object
 from .weights import inside
+
+# What ModelOpt says about the weights, beside the config or in its place.
+QUANTIZATION_FILE = "hf_quant_config.json"
 
 _PATTERNS = (
     "tokenizer*", "special_tokens*", "added_tokens*", "*.tiktoken", "tekken.json", "vocab*",
     "merges.txt", "*.model", "*chat_template*", "*.jinja", "*processor*",
-    "generation_config.json", "LICENSE*", "NOTICE*",
+    "generation_config.json", QUANTIZATION_FILE, "LICENSE*", "NOTICE*",
 )  # fmt: skip
 # What could match above and is something else: weights, and the files a member has of its own.
 _NOT = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".py")
@@ -21,18 +26,20 @@ _NOT = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".py")
 _TEMPLATES = "additional_chat_templates"
 
 
-def find_companions(source: Path) -> dict[str, Path]:
+def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path]:
     """Generation config, tokenizer, chat template, processor and licence files of a checkpoint.
 
     Args:
         source: A checkpoint directory.
+        same_layers: Whether what they come along with has all the checkpoint's layers, each at its
+            place.
 
     Returns:
         The files by their path in it; all can be opened.
 
     Raises:
         CheckpointError: One is a link that leads out of the checkpoint, no plain file, or cannot be
-            read.
+            read; or it speaks of layers by numbers that are no longer theirs.
     """
     names = {path.name for pattern in _PATTERNS for path in source.glob(pattern)}
     found = {
@@ -49,6 +56,13 @@ def find_companions(source: Path) -> dict[str, Path]:
                 pass
         except OSError as error:
             raise CheckpointError(f"cannot be read ({error.strerror})", where=path) from None
+    stale = None if same_layers else found.get(QUANTIZATION_FILE)
+    if stale is not None and names_layers(read_json_object(stale)):
+        raise CheckpointError(
+            "names layers by their numbers, which change",
+            where=stale,
+            fix="put what it says into config.json as quantization_config, where it is renumbered",
+        )
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ..architecture.config import text_config
 from ..architecture.groups import missing_in_layers, missing_outside
 from ..architecture.shapes import misfit_in_layer, misfit_outside
+from ..architecture.values import check_values
 from ..architecture.widths import Sizes, layer_view, read_widths, unfit_number
 from ..errors import CheckpointError
 from .convert import FLOATS
@@ -23,11 +24,13 @@ _SURE_WITH_OWN_CODE = ("vocabulary", "table", "hidden")
 
 
 def check_numbers(checkpoint: Checkpoint) -> None:
-    """Check that the config's widths and counts are whole numbers.
+    """Check that the config's widths and counts are whole numbers, and other values of their kind.
 
     Raises:
-        CheckpointError: One of them is not.
+        CheckpointError: A width or count is not.
+        ConfigError: Another value is not.
     """
+    check_values(checkpoint.config, checkpoint.directory)
     text = text_config(checkpoint.config)
     unfit = unfit_number(text, own_code=_has_own_code(checkpoint))
     if unfit is not None:

@@ -152,8 +152,13 @@ def _parents(path: Path) -> Iterator[None]:
 def _locked_directory(out: Path) -> tuple[Path, int]:
     """A new directory beside `out`, and the descriptor that tells others that its maker lives."""
     while True:
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}{_MARK}", dir=out.parent))
-        lock = os.open(partial, os.O_RDONLY)
+        try:
+            partial = Path(tempfile.mkdtemp(prefix=f".{out.name}{_MARK}", dir=out.parent))
+            lock = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:
+            # Another run took it for a leftover, or ended and took along the parent it had made.
+            out.parent.mkdir(parents=True, exist_ok=True)
+            continue
         # Another run may have taken it for a leftover before it was locked.
         if _lock(lock) is not False and partial.exists():
             return partial, lock

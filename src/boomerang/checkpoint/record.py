@@ -17,8 +17,7 @@ FILE_NAME = "boomerang.json"
 SCHEMA_VERSION = 1
 
 
-def write_record(
-    directory: Path,
+def record_content(
     plan: Plan,
     teacher: Identity,
     student: Identity,
@@ -26,11 +25,10 @@ def write_record(
     order: str | list[int] | None,
     dtype: str | None,
     max_shard_size: int,
-) -> None:
-    """Write `boomerang.json` into a member's directory.
+) -> dict[str, Any]:
+    """What `boomerang.json` says of a member.
 
     Args:
-        directory: The member's.
         plan: The member.
         teacher: Who the teacher is.
         student: Who the student is.
@@ -39,7 +37,7 @@ def write_record(
         max_shard_size: In bytes.
     """
     member = plan.member
-    content: dict[str, Any] = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "teacher": asdict(teacher),
         "student": asdict(student),
@@ -54,7 +52,19 @@ def write_record(
         "options": {"dtype": dtype, "max_shard_size": max_shard_size},
         "tools": {"boomerang": __version__},
     }
+
+
+def write_record(directory: Path, content: dict[str, Any]) -> None:
+    """Write `boomerang.json` into a member's directory."""
     write_json(directory / FILE_NAME, content)
+
+
+def has_record(directory: Path, content: dict[str, Any]) -> bool:
+    """Whether a directory is a member with the very same `boomerang.json`."""
+    try:
+        return read_json_object(directory / FILE_NAME) == content
+    except CheckpointError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def resolve(
             alone.
 
     Raises:
-        CheckpointError: There is no such directory, its path is no UTF-8, or the hub does not hand
-            the model out.
+        CheckpointError: There is no such directory, its path is no UTF-8, a revision is asked of a
+            directory, or the hub does not hand the model out.
     """
     try:
         ref = Reference.parse(reference)
@@ -53,6 +53,12 @@ def resolve(
             raise CheckpointError(f"{str(reference)!r} names no checkpoint")
         path = Path(ref.name)
         if path.is_dir():
+            if ref.revision is not None:
+                raise CheckpointError(
+                    f"is a directory, which has no revision {ref.revision!r}",
+                    where=path,
+                    fix="leave the @ and what follows out",
+                )
             # Recipes and records are UTF-8 and name it.
             str(path.resolve()).encode()
             return path

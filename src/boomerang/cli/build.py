@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..layers import Member
 from . import options
 
 _CHOICE = "Which member (exactly one)"
@@ -49,7 +50,8 @@ def build(
         bool,
         typer.Option(
             "--all",
-            help="Every member, each in a directory of its own in OUT.",
+            help="Every member, each in a directory of its own in OUT; run again after an "
+            "interruption, it goes on.",
             rich_help_panel=_CHOICE,
         ),
     ] = False,
@@ -76,24 +78,36 @@ def build(
     ] = None,
 ) -> None:
     """Write a member of the family as a checkpoint that any tool for the teacher reads."""
-    from ..build import check_room, choose_member, member_directory, write_member
+    from ..build import check_room, choose_member, is_written, member_directory, write_member
     from ..checkpoint.family import FamilyOnDisk
     from ..checkpoint.output import check_free
     from ..errors import LayerMapError
-    from ..hub import push
+    from ..hub import check_repository, push
 
     choices = (patch, layers, params, memory, blocks)
     if everything and any(choice is not None for choice in choices):
         raise LayerMapError("goes with no other choice of a member", where="--all")
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
     if not everything:
         check_free(out, overwrite=overwrite)
     family = FamilyOnDisk.open(teacher, student)
+    written: set[Path] = set()
     if everything:
         members = family.members(order)
         targets = [member_directory(family, member, out) for member in members]
-        for target in targets:
-            check_free(target, overwrite=overwrite)
-        check_room(family, members, out, dtype)
+        for member, target in zip(members, targets, strict=True):
+            if push_to_hub is not None:
+                check_repository(_repository(push_to_hub, member))
+            # What an interrupted run has finished stays as it is.
+            if not overwrite and is_written(
+                family, member, target, order=order, dtype=dtype, max_shard_size=max_shard_size
+            ):
+                written.add(target)
+            else:
+                check_free(target, overwrite=overwrite)
+        left = [m for m, target in zip(members, targets, strict=True) if target not in written]
+        check_room(family, left, out, dtype)
         reason = None
     else:
         member, reason = choose_member(
@@ -110,23 +124,29 @@ def build(
         )
         members, targets = (member,), [out]
     for member, target in zip(members, targets, strict=True):
-        write_member(
-            family,
-            member,
-            target,
-            order=order,
-            dtype=dtype,
-            max_shard_size=max_shard_size,
-            overwrite=overwrite,
-            progress=_progress,
-        )
+        if target not in written:
+            write_member(
+                family,
+                member,
+                target,
+                order=order,
+                dtype=dtype,
+                max_shard_size=max_shard_size,
+                overwrite=overwrite,
+                progress=_progress,
+            )
         if push_to_hub is not None:
-            suffix = f"-{member.num_layers}L" if everything else ""
-            push(target, f"{push_to_hub}{suffix}")
+            push(target, _repository(push_to_hub, member) if everything else push_to_hub)
         # Last, so that an error is alone on standard error.
         if reason is not None:
             typer.echo(reason, err=True)
-        typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}")
+        done = ", already there" if target in written else ""
+        typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}{done}")
+
+
+def _repository(family: str, member: Member) -> str:
+    """Where on the hub a member of a whole family goes."""
+    return f"{family}-{member.num_layers}L"
 
 
 @contextmanager

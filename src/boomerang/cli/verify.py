@@ -34,7 +34,8 @@ def verify(
     if not result.passed:
         typer.echo(f"{directory}: FAIL: {result.difference}")
         raise typer.Exit(1)
+    rounding = f" (up to rounding: {result.largest:g})" if result.largest else ""
     typer.echo(
-        f"{directory}: pass: {result.tensors} tensors, the logits and {result.tokens} greedy "
-        "tokens equal those of the member in memory"
+        f"{directory}: pass: {result.tensors} tensors, the logits{rounding} and {result.tokens} "
+        "greedy tokens equal those of the member in memory"
     )
