@@ -99,12 +99,13 @@ def test_a_checkpoint_is_a_student(tmp_path: Path) -> None:
 def test_broken_and_left_over_directories_are_removed_and_others_are_not(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "none") is None
     remove_incomplete(tmp_path / "none")
-    for name in ("checkpoint-2", "checkpoint-10", "checkpoint-11", "runs"):
-        (tmp_path / name).mkdir()
-    for name in ("checkpoint-2", "checkpoint-10"):
-        state = json.dumps({"global_step": int(name.removeprefix("checkpoint-"))})
-        (tmp_path / name / "trainer_state.json").write_text(state)
+    trainer_in(tmp_path, max_steps=2).train()
+    for name in ("checkpoint-10", "checkpoint-11"):
+        shutil.copytree(tmp_path / "checkpoint-2", tmp_path / name)
+    state = tmp_path / "checkpoint-10" / "trainer_state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "global_step": 10}))
     (tmp_path / "checkpoint-11" / "trainer_state.json").write_text('{"global_')
+    (tmp_path / "runs").mkdir(exist_ok=True)
     (tmp_path / ".checkpoint-12.boomerang-partial-x").mkdir()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     remove_incomplete(tmp_path)
@@ -147,3 +148,21 @@ def test_the_best_checkpoint_stays_and_is_loaded(tmp_path: Path) -> None:
     assert state["best_model_checkpoint"] == str(checkpoint)
     saved = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
     assert_equal(dict(saved), weights(trainer))
+
+
+def test_a_checkpoint_with_a_damaged_file_is_passed_over(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    trainer_in(out).train()
+    newest, before = out / "checkpoint-6", out / "checkpoint-4"
+    files = [path for path in newest.iterdir() if path.suffix in (".pt", ".pth", ".safetensors")]
+    assert len(files) == 4
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) - 100])
+        assert last_checkpoint(out) == before, file.name
+        file.write_bytes(content)
+    assert last_checkpoint(out) == newest
+    (newest / "scheduler.pt").unlink()
+    assert last_checkpoint(out) == before
+    remove_incomplete(out)
+    assert not newest.exists() and before.exists()

@@ -169,6 +169,25 @@ def test_overrides_reach_nested_keys_and_read_numbers_as_people_do(tmp_path: Pat
     assert recipe.layers(6).kept == (0, 2, 4, 5)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_steps", 0),
+        ("max_steps", -5),
+        ("learning_rate", -1.0),
+        ("learning_rate", float("nan")),
+        ("adam_beta1", 2.0),
+        ("dataloader_num_workers", -1),
+        ("save_steps", 0),
+        ("eval_steps", 0),
+        ("per_device_train_batch_size", 0),
+    ],
+)
+def test_training_values_out_of_range_are_refused(field: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=f"{field} is .* must be"):
+        Recipe.parse(changed(training={field: value}))
+
+
 @pytest.mark.parametrize("override", ["loss.kl", "=1", "teacher.name=x", "loss.kl=[", "nothing=1"])
 def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
     path = tmp_path / "r.yaml"

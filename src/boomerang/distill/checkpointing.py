@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..checkpoint.output import new_directory
 from ..checkpoint.student_config import write_student_config
+from ..checkpoint.weights import read_weights
 from .sharded_optimizer import load_optimizer, save_optimizer
 from .sharding import is_sharded, load_whole_weights, whole_weights
 
@@ -59,8 +61,13 @@ def _checkpoints(directory: Path) -> list[Path]:
 
 
 def _step(checkpoint: Path) -> int | None:
-    """The step a checkpoint was made at; None where its state, written last, is not whole."""
+    """The step a checkpoint was made at; None where something in it is missing or cut short."""
     try:
+        read_weights(checkpoint)
+        # What torch writes is a zip archive, whose table of contents comes last.
+        states = [path for path in checkpoint.iterdir() if path.suffix in (".pt", ".pth")]
+        if not all(map(zipfile.is_zipfile, states)) or not (checkpoint / SCHEDULER_NAME).exists():
+            return None
         return int(json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["global_step"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,11 +29,34 @@ _NOT_HERE = {
     "parallelism_config": _SHARDING,
     "neftune_noise_alpha": "the student must see the same embeddings as its teacher",
 }
-_AT_LEAST_ONE = (
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
+_COUNTS = dict.fromkeys(
+    (
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+    ),
+    (lambda value: value >= 1, "must be at least 1"),
 )
+_INTERVALS = dict.fromkeys(
+    ("save_steps", "eval_steps", "logging_steps"),
+    (lambda value: value > 0, "must be more than 0"),
+)
+_SIZES = dict.fromkeys(
+    ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "dataloader_num_workers"),
+    (lambda value: 0 <= value < math.inf, "must be a number from 0 on"),
+)
+_DECAYS = dict.fromkeys(
+    ("adam_beta1", "adam_beta2"), (lambda value: 0 <= value < 1, "must be from 0 to below 1")
+)
+# What transformers finds out late, with a traceback, or not at all.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **_COUNTS,
+    **_INTERVALS,
+    **_SIZES,
+    **_DECAYS,
+    # It takes every other number as "by epochs".
+    "max_steps": (lambda value: value >= 1 or value == -1, "must be at least 1, or -1"),
+}
 
 
 def check_training(training: dict[str, Any]) -> None:
@@ -54,5 +79,6 @@ def check_training(training: dict[str, Any]) -> None:
             TypeAdapter(hints[key]).validate_python(value, strict=True)
         except ValidationError as error:
             raise ValueError(f"{key}: {complaint(error.errors()[0])}") from None
-        if key in _AT_LEAST_ONE and value < 1:
-            raise ValueError(f"{key} is {value} and must be at least 1")
+        in_range, words = _RANGES.get(key, (None, ""))
+        if in_range is not None and value is not None and not in_range(value):
+            raise ValueError(f"{key} is {value} and {words}")

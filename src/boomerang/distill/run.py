@@ -227,6 +227,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
             disable_tqdm=True,
             **fields,
         )
+    if args.fp16 and args.device.type == "cpu":
+        raise RecipeError("is not for CPUs", where="training.fp16", fix="set training.bf16")
     if recipe.shard:
         check_possible(args)
     return args
