@@ -10,7 +10,6 @@ the member loaded, patched and saved through transformers. Prints a Markdown tab
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -21,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from machine import describe_machine, processor
 
 import boomerang
 from boomerang.checkpoint.student_config import write_student_config
@@ -164,7 +165,7 @@ def report(work: Path, repeats: int) -> None:
     arguments = [str(teacher), str(student), str(out), str(PATCH)]
     loading = measure([python, "-c", THROUGH_TRANSFORMERS, *arguments])
     wall, cp_wall = (statistics.median(t for t, _ in runs) for runs in (ours, theirs))
-    print(f"{describe_machine(work)}\n")
+    print(f"{describe_machine(*machine_facts(work))}\n")
     print(
         f"One member, {size / 1e9:.2f} GB, of a 1.39B-parameter teacher in bfloat16, patch {PATCH}."
     )
@@ -190,24 +191,19 @@ def report(work: Path, repeats: int) -> None:
     print(f"Bound: 1.15 x {cp_wall:.2f} s + 0.5 s = {bound:.2f} s, {verdict}.")
 
 
-def describe_machine(work: Path) -> str:
-    """Date, processor, memory, file system and versions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or "unknown processor"
+def machine_facts(work: Path) -> list[str]:
+    """Processor, memory, file system and kernel."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     kind = subprocess.run(
         ["stat", "-f", "-c", "%T", str(work)], capture_output=True, text=True, check=False
     ).stdout.strip()
-    load = os.getloadavg()[0]
-    kernel = platform.release().split("-")[0]
-    return (
-        f"{datetime.date.today()}, {cpu}, {os.cpu_count()} cores (load {load:.1f}), "
-        f"{memory:.0f} GiB of memory, file system {kind}, {platform.system()} {kernel}, "
-        f"Python {platform.python_version()}, boomerang {boomerang.__version__}."
-    )
+    return [
+        processor(),
+        f"{os.cpu_count()} cores",
+        f"{memory:.0f} GiB of memory",
+        f"file system {kind}",
+        f"{platform.system()} {platform.release().split('-')[0]}",
+    ]
 
 
 if __name__ == "__main__":

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import gc
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import describe_machine, processor
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
@@ -85,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         way, fill = args.memory_of
         print(memory(args.shapes[0], way, float(fill), args.device))
         return
-    print(describe_machine(args.device) + "\n")
+    print(describe_machine(*machine_facts(args.device)) + "\n")
     for name in args.shapes:
         report(name, args.steps, args.device)
 
@@ -309,22 +308,11 @@ def plain_loss(module: DistillModule, batch: dict[str, Tensor]) -> Tensor:
     return weights.ce * ce + weights.kl * kl + weights.alignment / pairs * distance
 
 
-def describe_machine(device: str) -> str:
-    """Date, processor or GPU, and versions."""
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    name = (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{cpu}, {torch.get_num_threads()} threads"
-    )
-    return (
-        f"{datetime.date.today()}, {name} (load {os.getloadavg()[0]:.1f}), "
-        f"torch {torch.__version__}, boomerang {boomerang.__version__}."
-    )
+def machine_facts(device: str) -> list[str]:
+    """Processor or GPU, and torch."""
+    if device == "cuda":
+        return [torch.cuda.get_device_name(), f"torch {torch.__version__}"]
+    return [processor(), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}"]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from boomerang.distill.recipe import Data, Recipe
 from boomerang.documents import SEPARATOR, read_documents
 from boomerang.errors import DataError, RecipeError
 from boomerang.evaluate import documents as measuring
+from boomerang.layers import LayerMap
 from boomerang.loading import load_tokenizer
 
 TEXTS = (
@@ -256,7 +257,7 @@ def test_rows_are_known_by_text_tokenizer_and_settings(
 ) -> None:
     def hashes() -> list[str]:
         data = Data(files=[text], sequence_length=8)
-        inputs = Inputs(teacher, None, data)
+        inputs = Inputs(teacher, None, LayerMap((0,), 1), data)
         found = [rows_hash(data, inputs.text_hash, inputs.tokenizer_hash)]
         for changed in ({"sequence_length": 9}, {"packing": False}, {"held_out": 3}):
             other = data.model_copy(update=changed)
@@ -330,7 +331,7 @@ def test_sources_are_mixed_by_weight_until_one_runs_out(tmp_path: Path, read: An
     assert len(mixed) - sum(from_cats) == len(dogs)
     assert sum(from_cats) == pytest.approx(len(dogs) / 3, abs=1)
     assert sum(from_cats[-8:]) == 2
-    assert any(f"{len(dogs):,} of {tmp_path / 'dog.txt'}" in line for line in said)
+    assert any(f"{len(dogs):,} rows of {tmp_path / 'dog.txt'}" in line for line in said)
 
 
 class Hub:

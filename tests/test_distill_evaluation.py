@@ -17,12 +17,12 @@ from transformers import TrainingArguments
 from boomerang import Family, build
 from boomerang.distill.callbacks import describe
 from boomerang.distill.data import collate
+from boomerang.distill.guard import CollateNumbered
+from boomerang.distill.held_out import EvenRows, without_fillers
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Loss, Recipe
-from boomerang.distill.run import _members, training_arguments
+from boomerang.distill.run import training_arguments
 from boomerang.distill.trainer import DistillTrainer
-from boomerang.errors import LayerMapError, RecipeError
-from boomerang.layers import LayerMap
 from boomerang.student import cut
 from test_distill_training import rows_of
 from tiny_models import tiny_pair
@@ -55,6 +55,7 @@ def trained(out: Path, loss: Loss, **module: Any) -> DistillTrainer:
 def test_members_are_measured_in_place(tmp_path: Path, loss: Loss) -> None:
     trainer = trained(tmp_path, loss)
     logged = trainer.evaluate()
+    assert list(logged) == [f"eval_{name}" for name in trainer.metric_names]
     module = trainer.module
     family = Family(module.teacher, module.student, module.layers)
     rows = trainer.eval_dataset
@@ -71,17 +72,23 @@ def test_members_are_measured_in_place(tmp_path: Path, loss: Loss) -> None:
     assert f"eval_perplexity {logged['eval_perplexity']:.3f}  patch 1 " in shown
 
 
-def test_a_few_members_are_chosen_from_the_whole_family() -> None:
-    layers = LayerMap.every(2, num_layers=36)
-    assert list(_members(None, layers, "last-to-first")) == [1, 9, 16]
-    assert list(_members(None, LayerMap((0, 2, 3), 4), "last-to-first")) == []
-    assert _members([], layers, "last-to-first") == {}
-    # The student is measured anyway.
-    assert _members([0, 1], layers, ORDER) == {1: (0,)}
-    with pytest.raises(RecipeError, match=r"^evaluate\.members: patch is 18; .* 0 to 17"):
-        _members([18], layers, ORDER)
-    with pytest.raises(LayerMapError, match="permutation"):
-        _members(None, layers, [0, 1])
+def test_fillers_are_not_measured(tmp_path: Path) -> None:
+    """Rows in batches of which the last, in two of three processes, has none."""
+    trainer = trained(tmp_path, Loss())
+    rows = rows_of((9, 16, 4, 12, 7))
+    even = EvenRows(rows, 9)
+    assert len(even) == 9
+    counted = []
+    for begin in range(0, 9, 3):
+        batch = CollateNumbered(collate)([even[i] for i in range(begin, begin + 3)])
+        batch, count = without_fillers(batch, len(rows))
+        assert "row" not in batch
+        counted.append((len(batch["input_ids"]), count))
+    assert counted == [(3, 1), (2, 1), (3, 0)]
+    # 4 rows in batches of 3, and one batch of all.
+    logged = trainer.evaluate()
+    trainer.args.per_device_eval_batch_size = 4
+    assert trainer.evaluate() == pytest.approx(logged, rel=1e-5)
 
 
 def test_held_out_rows_are_measured_every_tenth_of_a_run() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def recipe(directory: Path, stories: Path, stories_text: Path) -> dict[str, Any]
         "teacher": str(stories),
         "keep": [0, 2, 4],
         "out": str(directory / "student"),
-        "data": {"files": [str(stories_text)], "sequence_length": 32, "held_out": 4},
+        "data": {"files": [str(stories_text)], "sequence_length": 32, "held_out": 5},
         "evaluate": {"members": [1]},
         "training": {
             "max_steps": 3,
@@ -140,6 +141,9 @@ def test_divided_models_with_frozen_parts_and_activation_checkpointing(
 
 def test_a_divided_run_goes_on(one: Outcome, two: dict[str, Outcome]) -> None:
     assert_equal(two["divided, then again"], one)
+    # Also where it was not divided before.
+    assert_equal(two["one, then divided"], one)
+    assert two["one, then divided"]["divided"]
 
 
 def test_the_state_of_a_divided_optimizer_is_for_any_number_of_processes(
@@ -202,6 +206,17 @@ def test_the_command_in_two_divided_processes(
     assert_equal_logs(*logs)
     assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()}
 
+    # Interrupted before the last step, it goes on in one process, which divides nothing.
+    fewer = shutil.copytree(out, directory / "fewer, by command")
+    for name in ("config.json", "model.safetensors"):
+        (fewer / name).unlink()
+    shutil.rmtree(fewer / "checkpoints/checkpoint-3")
+    boomerang.distill(Recipe.parse(recipe | {"training": training, "out": str(fewer)}))
+    found = load_file(fewer / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
 
 def test_a_run_goes_on_with_as_many_rows_in_a_step_only(
     directory: Path, two: dict[str, Outcome], recipe: dict[str, Any]
@@ -214,8 +229,6 @@ def test_a_run_goes_on_with_as_many_rows_in_a_step_only(
     content = recipe | {"shard": True}
     with pytest.raises(RecipeError, match=r"needs several processes.*torchrun"):
         boomerang.distill(Recipe.parse(content))
-    record = Recipe.load(out / "recipe.yaml").model_dump() | {"shard": False}
-    (out / "recipe.yaml").write_text(yaml.safe_dump(record))
     with pytest.raises(OutputError, match=r"8 rows in a step, and now there are 4 \(4 x 1 micro"):
         boomerang.distill(Recipe.parse(recipe))
 
@@ -251,7 +264,9 @@ def test_sharding_that_cannot_be_had_is_refused(
             Recipe.parse(recipe | {"training": training})
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(RecipeError, match=r"accelerate launch.*shard: true"):
-        training_arguments(Recipe.parse(recipe).resolved({"model_type": "llama"}))
+        training_arguments(
+            Recipe.parse(recipe).resolved({"model_type": "llama", "num_hidden_layers": 5})
+        )
 
 
 def test_the_routes_that_are_compared() -> None:

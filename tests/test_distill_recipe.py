@@ -9,7 +9,8 @@ import boomerang
 from boomerang.distill.fields import check_training
 from boomerang.distill.presets import Preset
 from boomerang.distill.recipe import Loss, Recipe
-from boomerang.errors import LayerMapError, RecipeError
+from boomerang.errors import RecipeError
+from boomerang.layers import LayerMap
 
 MINIMAL: dict[str, Any] = {
     "teacher": "teacher",
@@ -23,7 +24,8 @@ def changed(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**MINIMAL, **changes}.items() if value is not None}
 
 
-LLAMA, QWEN = {"model_type": "llama"}, {"model_type": "qwen3"}
+LLAMA: dict[str, Any] = {"model_type": "llama", "num_hidden_layers": 4}
+QWEN = LLAMA | {"model_type": "qwen3"}
 
 
 def test_the_papers_preset_holds_its_values() -> None:
@@ -118,6 +120,11 @@ def test_a_run_is_as_long_as_the_recipe_says_whichever_way() -> None:
         (changed(training={"max_steps": "ten"}), ["training", "max_steps", "integer", "'ten'"]),
         (changed(training={"per_device_train_batch_size": 0}), ["batch_size is 0", "at least 1"]),
         (changed(training={"neftune_noise_alpha": 5.0}), ["neftune_noise_alpha", "embeddings"]),
+        (changed(training={"auto_find_batch_size": True}), ["auto_find_batch_size", "recipe"]),
+        (
+            changed(training={"accelerator_config": {"split_batches": True}}),
+            ["accelerator_config", "one process"],
+        ),
         (changed(training={"eval_strategy": "steps"}), ["data.held_out"]),
         (changed(model={"attn": "eager"}), ["model.attn", "attn_implementation"]),
         (changed(data={"files": ["a"], "sequence_length": 8, "separator": "x"}), ["separator"]),
@@ -208,10 +215,53 @@ def test_files_that_are_no_recipe_are_refused(tmp_path: Path, text: str) -> None
 
 def test_recipes_differ_in_what_they_say_not_in_where_they_write() -> None:
     one = Recipe.parse(MINIMAL)
-    assert one.differences(Recipe.parse(changed(out="elsewhere"))) == []
+    assert one.differences(Recipe.parse(changed(out="elsewhere", shard=True))) == []
     assert one.differences(Recipe.parse(changed(seed=1, freeze=["head"]))) == ["freeze", "seed"]
 
 
-def test_kept_layers_must_fit_the_teacher() -> None:
-    with pytest.raises(LayerMapError):
-        Recipe.parse(changed(keep=[0, 9])).layers(6)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (changed(keep=[0, 9]), r"^keep: kept layer 9 is out of range; .* layers 0 to 3$"),
+        (changed(keep={"every": 2, "last": 5}), "^keep: cannot keep the first 1 and last 5 of 4"),
+        (changed(order=[0, 1, 2]), r"^order: .*no permutation of the student layers 0 to 1"),
+        (
+            changed(
+                evaluate={"members": [3]},
+                data={"files": ["a"], "sequence_length": 8, "held_out": 1},
+            ),
+            r"^evaluate\.members: patch is 3; give a number from 0 to 2",
+        ),
+    ],
+)
+def test_layers_and_members_must_fit_the_teacher(content: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        Recipe.parse(content).resolved(QWEN)
+
+
+def test_a_few_members_are_chosen_from_the_whole_family() -> None:
+    def members(layers: LayerMap, **changes: Any) -> list[int]:
+        data = {"files": ["a"], "sequence_length": 8, "held_out": 1}
+        recipe = Recipe.parse(changed(order="last-to-first", data=data, **changes))
+        return list(recipe.members(layers))
+
+    layers = LayerMap.every(2, num_layers=36)
+    assert members(layers) == [1, 9, 16]
+    assert members(LayerMap((0, 2, 3), 4)) == []
+    assert members(layers, evaluate={"members": []}) == []
+    # The student is measured anyway.
+    assert members(layers, evaluate={"members": [0, 1]}) == [1]
+
+
+def phased(*phases: int, **changes: Any) -> dict[str, Any]:
+    sources = [{"files": ["a"], "phase": phase} for phase in phases]
+    return changed(data={"sources": sources, "sequence_length": 8}, **changes)
+
+
+def test_sources_belong_to_phases() -> None:
+    assert Recipe.parse(MINIMAL).data.phases == [[0]]
+    assert Recipe.parse(phased(2, 1, 2)).data.phases == [[1], [0, 2]]
+    with pytest.raises(RecipeError, match=r"^data: phases are \[1, 3\]: count them from 1"):
+        Recipe.parse(phased(1, 3))
+    with pytest.raises(RecipeError, match=r"phases are shares .* set training\.max_steps"):
+        Recipe.parse(phased(1, 2, training={"num_train_epochs": 1}))

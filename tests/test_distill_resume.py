@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import boomerang
-from boomerang.distill.data import load_rows
+from boomerang.distill.data import load_phases, load_rows
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Recipe
+from boomerang.errors import DataError
 
 # The rows of each step's micro-batches, each row as its tokens.
 Seen = dict[int, list[tuple[int, ...]]]
@@ -114,3 +115,61 @@ def test_the_order_of_the_rows_is_the_seeds(seen: Any, tmp_path: Path, stories: 
         boomerang.distill(run)
         orders.append([row for step in range(3) for row in found[step]])
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_phases_come_one_after_the_other(seen: Any, tmp_path: Path, stories: Path) -> None:
+    """Also where the run breaks off between them; one has fewer rows than its share, one more."""
+    words = (stories.parents[1] / "data/tinystories-sample/stories.txt").read_text()
+    files = [tmp_path / "early.txt", tmp_path / "late.txt"]
+    files[0].write_text(words[:800])
+    files[1].write_text(words[2000:8000])
+    sources = [{"files": [str(files[1])], "phase": 2, "weight": 3}, {"files": [str(files[0])]}]
+    changes: dict[str, Any] = {
+        "data": {"sources": sources, "sequence_length": 64, "held_out": 2},
+        "training": {
+            "max_steps": 4,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "save_steps": 1,
+            "save_total_limit": 1,
+            "use_cpu": True,
+        },
+    }
+    text = tmp_path / "unused.txt"
+    straight = seen()
+    one = boomerang.distill(recipe(stories, text, tmp_path / "straight", **changes))
+    data = recipe(stories, text, one, **changes).data
+    (early, share), (late, rest) = load_phases(data, one / "data")
+    assert (share, rest) == (0.25, 0.75) and early < 8 and late > 24
+    rows, _ = load_rows(data, one / "data")
+    assert early + late == len(rows)
+    places = {tuple(row["input_ids"].tolist()): place for place, row in enumerate(rows)}
+    order = [places[row] for step in range(4) for row in straight[step]]
+    first, second = order[:early], order[early:8]
+    assert set(first) == set(range(early)) and len(set(second)) == len(second)
+    assert set(second) < set(first) and sorted(first) != first
+    assert min(order[8:]) >= early and len(set(order[8:])) == 24
+
+    part = seen(2)
+    with pytest.raises(Interrupted):
+        boomerang.distill(recipe(stories, text, tmp_path / "broken", **changes))
+    again = {step: found for step, found in part.items() if step < 2}
+    last = seen()
+    boomerang.distill(recipe(stories, text, tmp_path / "broken", **changes))
+    assert again | last == straight
+    weights = [path / "model.safetensors" for path in (one, tmp_path / "broken")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_phase_needs_rows(tmp_path: Path, stories: Path) -> None:
+    text = tmp_path / "text.txt"
+    run = recipe(stories, text, tmp_path / "out")
+    short = tmp_path / "short.txt"
+    short.write_text("Once upon a time")
+    sources = [{"files": [str(text)]}, {"files": [str(short)], "phase": 2}]
+    data = {"sources": sources, "sequence_length": 64, "held_out": 1}
+    training = {"max_steps": 1, "use_cpu": True}
+    run = Recipe.parse(run.model_dump() | {"data": data, "training": training})
+    with pytest.raises(DataError, match=r"^data\.sources: phase 2 has no rows to train on; "):
+        boomerang.distill(run)
+    assert not (tmp_path / "out").exists()

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 import boomerang
+from boomerang.checkpoint.student_config import write_student_config
 from boomerang.cli import app
 from boomerang.distill.checkpointing import last_checkpoint
 from boomerang.distill.inputs import Inputs
@@ -28,6 +29,8 @@ from boomerang.errors import DataError, OutputError, RecipeError
 from boomerang.loading import load_model
 from boomerang.student import cut
 from tiny_models import tiny_model
+
+LLAMA = {"model_type": "llama", "num_hidden_layers": 5}
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_distilling_a_real_student_makes_it_better(
     assert {"log.jsonl", "tokenizer.json", "inputs.json"} <= names
     assert not {"checkpoints", "student"} & names
     # With the values it had in the end.
-    assert Recipe.load(out / "recipe.yaml") == recipe.resolved({"model_type": "llama"})
+    assert Recipe.load(out / "recipe.yaml") == recipe.resolved(LLAMA)
     student = AutoModelForCausalLM.from_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(out)
     batch = tokenizer("Once upon a time", return_tensors="pt")
@@ -183,6 +186,44 @@ def test_what_trainer_refuses_is_named_and_leaves_no_output(
     assert not Path(content["out"]).exists()
 
 
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"optim": "adamw_bnb_8bit"}, "bitsandbytes"),
+        ({"optim": "galore_adamw"}, "galore"),
+        ({"optim": "sgd", "optim_args": "momentum"}, "unpack"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
+        ({"lr_scheduler_kwargs": {"frequency": 2}}, "frequency"),
+        # Only asked for when the warm-up is over.
+        ({"lr_scheduler_kwargs": {"num_cycles": "two"}}, "str|sequence"),
+        ({"torch_compile": True, "torch_compile_backend": "inductr"}, "INDUCTR"),
+        ({"dataloader_persistent_workers": True}, "num_workers"),
+        ({"dataloader_drop_last": True, "per_device_train_batch_size": 5000}, "fill a batch"),
+        ({"metric_for_best_model": "eval_perplexty"}, r"not measured; did you mean perplexity\?"),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"reentrant": False}},
+            "reentrant",
+        ),
+        (
+            {
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"every_n_layers": "2"},
+            },
+            "str",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_training_would_refuse_late_is_told_before_it(
+    content: dict[str, Any], training: dict[str, Any], words: str
+) -> None:
+    content["training"] |= training
+    with pytest.raises(RecipeError, match=words) as error:
+        boomerang.distill(Recipe.parse(content))
+    assert str(error.value).startswith("training: ") and "\n" not in str(error.value)
+    assert not Path(content["out"]).exists()
+
+
 def test_rows_longer_than_the_teachers_positions_are_refused(
     content: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -192,6 +233,26 @@ def test_rows_longer_than_the_teachers_positions_are_refused(
     with pytest.raises(RecipeError, match=r"data\.sequence_length: is 65 .* 64 positions"):
         boomerang.distill(Recipe.parse(content))
     assert not Path(content["out"]).exists()
+
+
+def test_a_student_must_fit_the_teacher_and_the_recipe(
+    content: dict[str, Any], tmp_path: Path, stories: Path
+) -> None:
+    layers = boomerang.LayerMap(content.pop("keep"), 5)
+    student = boomerang.init_student(stories, tmp_path / "student", layers)
+    content["student"] = str(student)
+
+    def find(**changes: Any) -> Inputs:
+        return Inputs.find(Recipe.parse(content | changes).resolved(LLAMA))
+
+    assert find().layers == layers
+    with pytest.raises(RecipeError, match=r"^evaluate\.members: patch is 4; .* 0 to 2$"):
+        find(evaluate={"members": [4]})
+    with pytest.raises(RecipeError, match=r"^order: .* student layers 0 to 2"):
+        find(order=[1, 0])
+    write_student_config(Path(student), boomerang.LayerMap((0, 2), 4))
+    with pytest.raises(RecipeError, match=r"^student: was cut from 4 layers .* has 5$"):
+        find()
 
 
 def test_a_run_without_a_checkpoint_gives_way_to_a_corrected_recipe(
@@ -305,13 +366,14 @@ def test_a_run_is_interrupted_at_the_cost_of_a_tenth_by_default(
 
 def test_the_student_is_cut_from_unrounded_weights(content: dict[str, Any]) -> None:
     """Also where the teacher runs in bf16; and a teacher of its own dtype is loaded only once."""
-    inputs = Inputs.find(Recipe.parse(content))
+    recipe = Recipe.parse(content).resolved(LLAMA)
+    inputs = Inputs.find(recipe)
+    assert inputs.layers.kept == (0, 2, 4)
     whole = load_model(inputs.teacher, dtype=torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
         teacher = load_model(inputs.teacher, dtype=dtype)
-        student, layers = _student(Recipe.parse(content), inputs, teacher)
-        assert layers.kept == (0, 2, 4)
-        expected = cut(whole, layers).state_dict()
+        student = _student(recipe, inputs, teacher)
+        expected = cut(whole, inputs.layers).state_dict()
         for name, value in student.state_dict().items():
             assert torch.equal(value, expected[name])
         shared = {parameter.data_ptr() for parameter in teacher.parameters()}
@@ -320,7 +382,7 @@ def test_the_student_is_cut_from_unrounded_weights(content: dict[str, Any]) -> N
 
 def test_model_options_reach_both_models(content: dict[str, Any]) -> None:
     recipe = Recipe.parse(content | {"model": {"attn_implementation": "eager"}})
-    recipe = recipe.resolved({"model_type": "llama"})
+    recipe = recipe.resolved(LLAMA)
     trainer = prepare(recipe, training_arguments(recipe), Inputs.find(recipe))
     for model in (trainer.module.teacher, trainer.module.student):
         assert model.config._attn_implementation == "eager"

@@ -283,6 +283,7 @@ def test_the_default_context_is_at_most_the_models() -> None:
     assert default_context({**LLAMA, "max_position_embeddings": 2048}) == 2048
     assert default_context({**LLAMA, "max_position_embeddings": 131072}) == 8192
     assert default_context(LLAMA) == 8192
+    assert default_context({**LLAMA, "max_position_embeddings": None, "n_positions": 512}) == 512
 
 
 @pytest.mark.parametrize("key", ["context", "batch"])

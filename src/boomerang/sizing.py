@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .architecture.cache import layer_caches
-from .architecture.config import Config, text_config
+from .architecture.config import Config, max_positions, text_config
 from .architecture.names import is_matrix
 from .architecture.widths import EXPERTS
 from .checkpoint.header import DTYPE_BITS
@@ -106,9 +106,8 @@ def member_sizes(
 
 def default_context(config: Config) -> int:
     """The text length that memory is stated for: 8192 tokens, or the most the model takes."""
-    text = text_config(config)
-    longest = text.get("max_position_embeddings") or text.get("n_positions")
-    return min(DEFAULT_CONTEXT, longest) if isinstance(longest, int) else DEFAULT_CONTEXT
+    longest = max_positions(config)
+    return DEFAULT_CONTEXT if longest is None else min(DEFAULT_CONTEXT, longest)
 
 
 def choose(

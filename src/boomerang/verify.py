@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .architecture.modules import max_positions
 from .checkpoint.record import Record, read_record
 from .family import Family
 from .layers import LayerMap
@@ -176,8 +177,9 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _prompt(model: PreTrainedModel) -> torch.Tensor:
     config = model.config.get_text_config()
-    longest = getattr(config, "max_position_embeddings", _PROMPT_TOKENS + _GREEDY_TOKENS)
-    length = max(1, min(_PROMPT_TOKENS, longest - _GREEDY_TOKENS))
+    longest = max_positions(config)
+    room = _PROMPT_TOKENS if longest is None else longest - _GREEDY_TOKENS
+    length = max(1, min(_PROMPT_TOKENS, room))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (1, length), generator=generator)
     return ids.to(model.device)

@@ -23,6 +23,8 @@ Config = dict[str, Any]
 
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
+_POSITIONS = ("max_position_embeddings", "n_positions")
+
 # Ten times the depth of DeepNet (1,000 layers, arXiv 2203.00555). No list and no module is made for
 # each layer of a config that speaks of more.
 MAX_LAYERS = 10_000
@@ -128,6 +130,17 @@ def num_layers(config: Config) -> int:
             where="config.json",
         )
     return count
+
+
+def max_positions(config: Config) -> int | None:
+    """The longest text a model takes, in tokens, by its `config.json`; None for no limit.
+
+    Raises:
+        ConfigError: As `text_config`.
+    """
+    text = text_config(config)
+    limits = [text[key] for key in _POSITIONS if isinstance(text.get(key), int)]
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def member_config(teacher: Config, teacher_layers: Sequence[int], *, tied: bool) -> Config:

@@ -18,7 +18,7 @@ from ..errors import ArchitectureError
 from .config import num_layers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,15 @@ def layer_stack(model: PreTrainedModel) -> nn.ModuleList:
     stack = model.get_submodule(find_parts(model).layers)
     assert isinstance(stack, nn.ModuleList)
     return stack
+
+
+def max_positions(model_config: PretrainedConfig) -> int | None:
+    """The longest text a live model takes, in tokens, by its config; None for no limit.
+
+    By transformers' common name for it, which its configs translate into their own.
+    """
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def find_parts(model: PreTrainedModel) -> Parts:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..checkpoint.output import new_directory
 from ..checkpoint.student_config import write_student_config
 from ..checkpoint.weights import read_weights
-from .sharded_optimizer import load_optimizer, save_optimizer
+from .sharded_optimizer import load_optimizer, load_whole_optimizer, save_optimizer
 from .sharding import is_sharded, load_whole_weights, whole_weights
 
 if TYPE_CHECKING:
@@ -172,11 +172,16 @@ class CheckpointingTrainer(Trainer):
             torch.save(scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.sharded or checkpoint is None:
+        if checkpoint is None or not (self.sharded or Path(checkpoint, _OPTIMIZER).is_dir()):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
+        # The checkpoint may be one of divided models where this run's are whole, or the reverse.
         optimizer, scheduler = self._prepared()
-        load_optimizer(self.module, optimizer, Path(checkpoint, _OPTIMIZER))
+        divided = Path(checkpoint, _OPTIMIZER)
+        if divided.is_dir():
+            load_optimizer(self.module, optimizer, divided)
+        else:
+            load_whole_optimizer(optimizer, Path(checkpoint, OPTIMIZER_NAME))
         scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
         for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate

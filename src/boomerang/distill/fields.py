@@ -27,6 +27,7 @@ _NOT_HERE = {
     "fsdp_config": _SHARDING,
     "deepspeed": _SHARDING,
     "parallelism_config": _SHARDING,
+    "auto_find_batch_size": "how many rows a step has is part of the recipe",
     "neftune_noise_alpha": "the student must see the same embeddings as its teacher",
 }
 _COUNTS = dict.fromkeys(
@@ -54,6 +55,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **_INTERVALS,
     **_SIZES,
     **_DECAYS,
+    "accelerator_config": (
+        lambda value: not (isinstance(value, dict) and value.get("split_batches")),
+        "must not split batches: a batch is that of one process",
+    ),
     # It takes every other number as "by epochs".
     "max_steps": (lambda value: value >= 1 or value == -1, "must be at least 1, or -1"),
 }

@@ -6,17 +6,18 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from ..architecture.config import text_config
+from ..architecture.config import max_positions, num_layers
 from ..checkpoint.companions import find_companions
 from ..checkpoint.directory import read_config
 from ..checkpoint.hashing import content_hash
 from ..checkpoint.resolve import resolve
+from ..checkpoint.student_config import read_student_config
 from ..errors import DataError, RecipeError
-from .recipe import Data, Recipe
+from ..layers import LayerMap
+from .recipe import Recipe
+from .sections import Data
 
-_POSITIONS = ("max_position_embeddings", "n_positions")
 _BLOCK = 1 << 20
 # Beside a tokenizer, and no part of it.
 _NO_TOKENIZER = ("generation_config.json", "hf_quant_config.json", "LICENSE", "NOTICE")
@@ -29,33 +30,49 @@ class Inputs:
     Args:
         teacher: The teacher's directory.
         student: The initialised student's; None when it is cut from the teacher.
+        layers: The teacher layers the student is cut from.
         data: The text.
     """
 
     teacher: Path
     student: Path | None
+    layers: LayerMap
     data: Data
 
     @classmethod
     def find(cls, recipe: Recipe) -> Inputs:
-        """Resolve what a recipe names, and see that its rows fit the teacher.
+        """Resolve what a recipe names, and see that rows, student and members fit the teacher.
+
+        Args:
+            recipe: The recipe; `resolved`.
 
         Raises:
-            RecipeError: `data.sequence_length` is more than the teacher has positions for.
+            RecipeError: `data.sequence_length` is more than the teacher has positions for, the
+                student is another teacher's, or it has no such members.
             CheckpointError: A model cannot be found.
         """
         trust = recipe.model.trust_remote_code
         teacher = resolve(recipe.teacher, trust_remote_code=trust)
-        length, limit = recipe.data.sequence_length, max_positions(read_config(teacher))
+        config = read_config(teacher)
+        length, limit = recipe.data.sequence_length, max_positions(config)
         if limit is not None and length > limit:
             raise RecipeError(
                 f"is {length} and the teacher has {limit} positions",
                 where="data.sequence_length",
                 fix=f"give at most {limit}",
             )
-        named = recipe.student
-        student = None if named is None else resolve(named, trust_remote_code=trust)
-        return cls(teacher, student, recipe.data)
+        depth = num_layers(config)
+        if recipe.student is None:
+            return cls(teacher, None, recipe.layers(depth), recipe.data)
+        student = resolve(recipe.student, trust_remote_code=trust)
+        layers, _ = read_student_config(student)
+        if layers.num_layers != depth:
+            raise RecipeError(
+                f"was cut from {layers.num_layers} layers and the teacher has {depth}",
+                where="student",
+            )
+        recipe.members(layers)
+        return cls(teacher, student, layers, recipe.data)
 
     def hashes(self) -> dict[str, str]:
         """Content hashes by role: `text`, `tokenizer`, `teacher` and, if there is one, `student`.
@@ -103,13 +120,6 @@ class Inputs:
                 digest.update(f"{name}\n".encode())
                 _update(digest, path)
         return digest.hexdigest()[:16]
-
-
-def max_positions(config: dict[str, Any]) -> int | None:
-    """The longest row a model takes by its `config.json`; None where there is no limit."""
-    text = text_config(config)
-    limits = [text[key] for key in _POSITIONS if isinstance(text.get(key), int)]
-    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def _update(digest: hashlib._Hash, path: Path) -> None:

@@ -19,6 +19,7 @@ from ..layers import LayerMap
 from .alignment import alignment_sum
 from .members import Members
 from .prediction import Prediction, Targets
+from .rehearsal import refused_as_recipe, try_recomputation
 from .routes import Route, draw_route
 from .runner import LAST
 from .sections import Loss, Part
@@ -100,12 +101,20 @@ class DistillModule(nn.Module):
         return self._members.teacher.model
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Recompute the student's layers in the backward pass, as Trainer asks for it."""
-        self.student.activation_checkpointing_enable(**kwargs)
+        """Recompute the student's layers in the backward pass, as Trainer asks for it.
+
+        Raises:
+            RecipeError: The student or torch does not know how.
+        """
+        with refused_as_recipe():
+            self.student.activation_checkpointing_enable(**kwargs)
+            try_recomputation(self.student)
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """The same under the name of earlier transformers versions."""
-        self.student.gradient_checkpointing_enable(**kwargs)
+        with refused_as_recipe():
+            self.student.gradient_checkpointing_enable(**kwargs)
+            try_recomputation(self.student)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the layers of both models, with the arguments of `torch.compile`.

@@ -7,7 +7,8 @@ made and an interrupted run can be told from another one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,102 +21,22 @@ from pydantic import (
     model_validator,
 )
 
-from ..errors import RecipeError
+from ..architecture.config import num_layers
+from ..errors import LayerMapError, RecipeError
 from ..layers import LayerMap
 from ..order import default_order_for
 from .fields import check_training
 from .mistakes import as_recipe_error
 from .presets import BY_ORDER, DEFAULT, Preset, by_order, read_preset, with_preset
 from .reading import override, read_yaml
-from .sections import Evaluate, KeepEvery, Loss, ModelOptions, Part, Section
+from .sections import Data, Evaluate, KeepEvery, Loss, ModelOptions, Part, Section
 
-Files = Annotated[list[str], Field(min_length=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 FILE_NAME = "recipe.yaml"
 # How the rows of a step are split, which changes no result: a run may go on with other processes.
 _SPLIT = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 _CHECKPOINTING = {"save_strategy", "save_steps", "save_total_limit"}
-
-
-class Source(Section):
-    """One source of text among several: files, or a data set on the hub.
-
-    Args:
-        files: As in `Data`.
-        dataset: The id of a data set on the hub, whose rows have `text` or `messages`. It is
-            streamed: of a large one only what is used is downloaded.
-        name: The data set's configuration, if it has several.
-        split: Its split, `train` by default.
-        revision: Its branch, tag or commit. Only a commit names the same text for ever.
-        tokens: Go no further than the document that makes it so many tokens; by default the source
-            is read to its end.
-        weight: The share of this source in the rows; see `Data`.
-    """
-
-    files: Files | None = None
-    dataset: str | None = None
-    name: str | None = None
-    split: str | None = None
-    revision: str | None = None
-    tokens: Annotated[int, Field(ge=1)] | None = None
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Source:
-        if (self.files is None) == (self.dataset is None):
-            raise ValueError("a source is given by either `files` or `dataset`: give just one")
-        if self.files is not None and (self.name or self.split or self.revision):
-            raise ValueError("name, split and revision go with `dataset`, not with `files`")
-        return self
-
-    @property
-    def described(self) -> str:
-        """The source in a word or two."""
-        if self.files is not None:
-            return ", ".join(self.files)
-        parts = (self.dataset, self.name, self.split)
-        named = " ".join(part for part in parts if part is not None)
-        return named if self.revision is None else f"{named}@{self.revision}"
-
-
-class Data(Section):
-    """The text to train on, given by `files` or by `sources`.
-
-    Several sources are mixed row by row: after any number of rows each source has given its
-    `weight` over the sum of all weights, as evenly as whole rows allow, so that a weight is a share
-    of the tokens (padding counted). The mix ends with the source that runs out first; what is left
-    of the others is not used, and nothing is repeated. So the rows do not depend on the seed; it
-    decides their order in training.
-
-    Args:
-        files: UTF-8 text: a document each, or several with `<|endoftext|>` between them. Or
-            `.jsonl` and `.parquet` files with a document in each line or row: a string `text`, or a
-            list `messages`, a conversation, of which only what the assistant says is learned.
-        sources: Files and data sets, to be mixed.
-        sequence_length: Tokens in a row, at most as many as the teacher has positions for.
-        packing: Documents one after the other, cut into full rows; a conversation is not cut if it
-            fits a row. Otherwise a document a row, padded, or several rows where it is longer. Not
-            every architecture keeps packed documents apart; one that does not is refused.
-        held_out: Rows at the end of the text that are not trained on but kept for evaluation.
-    """
-
-    files: Files | None = None
-    sources: Annotated[list[Source], Field(min_length=1)] | None = None
-    sequence_length: Annotated[int, Field(ge=2)]
-    packing: bool = True
-    held_out: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Data:
-        if (self.files is None) == (self.sources is None):
-            raise ValueError("the text is given by either `files` or `sources`: give just one")
-        return self
-
-    @property
-    def all_sources(self) -> list[Source]:
-        """The sources; plain `files` are one."""
-        return [Source(files=self.files)] if self.sources is None else self.sources
 
 
 class Recipe(Section):
@@ -199,6 +120,8 @@ class Recipe(Section):
             raise ValueError("training asks for evaluation on no rows: set data.held_out")
         if self.evaluate.members and not self.data.held_out:
             raise ValueError("evaluate.members are measured on no rows: set data.held_out")
+        if len(self.data.phases) > 1 and self.training.get("max_steps", -1) < 1:
+            raise ValueError("phases are shares of a run of so many steps: set training.max_steps")
         if self.mode == "reference":
             if self.data.packing:
                 raise ValueError(
@@ -263,7 +186,9 @@ class Recipe(Section):
             teacher_config: The teacher's `config.json`.
 
         Raises:
-            RecipeError: `switch` and `mirror` do not go together.
+            RecipeError: `switch` and `mirror` do not go together, or `keep`, `order` or
+                `evaluate.members` speak of layers that are not there.
+            ConfigError: The config does not say how many layers there are.
         """
         order = default_order_for(teacher_config) if self.order is None else self.order
         # Of an order that was searched for, no preset knows which side it patches first.
@@ -272,16 +197,19 @@ class Recipe(Section):
         for key in BY_ORDER:
             if content[key] is None:
                 content[key] = by_order(self.preset, key, name)
-        return Recipe(**content)
+        recipe = Recipe(**content)
+        if self.keep is not None:
+            recipe.members(recipe.layers(num_layers(teacher_config)))
+        return recipe
 
     def differences(self, other: Recipe) -> list[str]:
-        """The top-level keys in which two recipes differ; `out` and the split of a step apart."""
+        """The top-level keys in which two recipes differ; where and by how many it runs apart."""
         mine, others = self._compared(), other._compared()
         return [key for key in mine if mine[key] != others[key]]
 
     def _compared(self) -> dict[str, Any]:
         training = {key: value for key, value in self.training.items() if key not in _SPLIT}
-        return self.model_dump(exclude={"out"}) | {"training": training}
+        return self.model_dump(exclude={"out", "shard"}) | {"training": training}
 
     @property
     def keeps_checkpoints(self) -> bool:
@@ -293,13 +221,46 @@ class Recipe(Section):
         """The kept layers of a teacher of `num_layers` layers; `keep` must be set.
 
         Raises:
-            LayerMapError: `keep` does not fit the teacher.
+            RecipeError: `keep` does not fit the teacher.
         """
         assert self.keep is not None
-        if isinstance(self.keep, KeepEvery):
-            every = self.keep
-            return LayerMap.every(every.every, num_layers, first=every.first, last=every.last)
-        return LayerMap(self.keep, num_layers)
+        with _about("keep"):
+            if isinstance(self.keep, KeepEvery):
+                every = self.keep
+                return LayerMap.every(every.every, num_layers, first=every.first, last=every.last)
+            return LayerMap(self.keep, num_layers)
+
+    def members(self, layers: LayerMap) -> dict[int, tuple[int, ...]]:
+        """The members to evaluate besides the student; the recipe must be `resolved`.
+
+        Args:
+            layers: The teacher layers the student is cut from.
+
+        Returns:
+            By the number of patched blocks, the patched student layers. Where the recipe names
+            none: the first size above the student, the middle, the last below the teacher.
+
+        Raises:
+            RecipeError: `order` or `evaluate.members` do not fit the layers.
+        """
+        assert self.order is not None
+        with _about("order"):
+            layers.order(self.order)
+        chosen = self.evaluate.members
+        if chosen is None:
+            largest = layers.max_patch - 1
+            chosen = sorted({1, largest // 2 + 1, largest}) if largest >= 1 else []
+        with _about("evaluate.members"):
+            return {patch: layers.member(patch, self.order).patched for patch in chosen if patch}
+
+
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """What does not fit the layers, as a mistake in a key of the recipe."""
+    try:
+        yield
+    except LayerMapError as error:
+        raise RecipeError(error.what, where=key, fix=error.fix) from None
 
 
 def _place(*parts: object) -> str | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +11,21 @@ import torch
 from rich.console import Console
 from transformers import TrainingArguments
 
-from ..architecture.modules import layer_stack
 from ..checkpoint.directory import read_config
 from ..checkpoint.resolve import resolve
-from ..checkpoint.student_config import read_student_config
-from ..errors import BoomerangError, LayerMapError, RecipeError
-from ..layers import LayerMap
+from ..errors import RecipeError
 from ..loading import load_model, load_tokenizer
 from ..student import cut
 from .callbacks import JsonLines, ShowPlan, ShowProgress
 from .checkpointing import last_checkpoint, remove_incomplete
-from .data import Rows, load_rows, prepare_rows, rows_hash
+from .data import Rows, load_phases, load_rows, prepare_rows, rows_hash
 from .inputs import Inputs
 from .module import DistillModule
 from .output import LOG, Output
 from .packing import check_packing
 from .plan import Plan
 from .recipe import Recipe
+from .rehearsal import refused_as_recipe, rehearse
 from .sharding import check_possible, refuse_other_sharding, shard
 from .signals import StopOnSignal
 from .trainer import DistillTrainer
@@ -105,6 +101,10 @@ def _train(
         trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except RecipeError:
+        if args.should_save and claimed_now:
+            out.release()
+        raise
     finally:
         progress.close()
         stop.restore()
@@ -139,7 +139,7 @@ def prepare(
         RecipeError: Trainer does not accept a value, or the teacher no packed rows.
         BoomerangError: A model or a text cannot be used.
     """
-    assert recipe.order is not None and recipe.switch is not None and recipe.mirror is not None
+    assert recipe.switch is not None and recipe.mirror is not None
     say = partial(_console(args).print, markup=False, highlight=False)
     tokenizer = load_tokenizer(inputs.teacher, **recipe.model.for_tokenizer())
     say(f"Loading teacher {recipe.teacher} and its student")
@@ -153,8 +153,7 @@ def prepare(
         device=None if recipe.shard else args.device,
         **recipe.model.for_model(),
     )
-    student, layers = _student(recipe, inputs, teacher)
-    members = _members(recipe.evaluate.members, layers, recipe.order)
+    student, layers = _student(recipe, inputs, teacher), inputs.layers
     module = DistillModule(
         teacher,
         student,
@@ -175,8 +174,18 @@ def prepare(
         f"Distilling {layers.num_layers} layers into {layers.num_student_layers} on "
         f"{len(rows):,} rows of {recipe.data.sequence_length} tokens, into {recipe.out}"
     )
-    with _refused_as_recipe():
-        return DistillTrainer(module, args, rows, held_out, tokenizer, members=members)
+    with refused_as_recipe():
+        trainer = DistillTrainer(
+            module,
+            args,
+            rows,
+            held_out,
+            tokenizer,
+            members=recipe.members(layers),
+            phases=load_phases(recipe.data, Output(recipe).data),
+        )
+    rehearse(trainer)
+    return trainer
 
 
 def _rows(
@@ -214,13 +223,12 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     # Checkpoints to go on from: often enough for a run of any length, and no more than needed.
     saving = {"save_steps": _OFTEN} | ({} if recipe.keeps_checkpoints else {"save_total_limit": 1})
     evaluating = {"eval_strategy": "steps", "eval_steps": _OFTEN} if recipe.data.held_out else {}
-    # Every step is looked at before it is applied, once for all of its micro-batches; and rows keep
-    # their numbers, to be named then.
-    looking = {"logging_nan_inf_filter": False, "remove_unused_columns": False}
+    # Every step is looked at before it is applied, once for all of its micro-batches.
+    looking = {"logging_nan_inf_filter": False}
     fields: dict[str, Any] = {
         **machine, **saving, **evaluating, **looking, "logging_steps": 10, **given
     }  # fmt: skip
-    with _refused_as_recipe():
+    with refused_as_recipe():
         args = TrainingArguments(
             output_dir=str(Output(recipe).checkpoints),
             seed=recipe.seed,
@@ -238,42 +246,13 @@ def _console(args: TrainingArguments) -> Console:
     return Console(stderr=True, quiet=args.process_index != 0, soft_wrap=True)
 
 
-def _members(
-    chosen: Sequence[int] | None, layers: LayerMap, order: str | Sequence[int]
-) -> dict[int, tuple[int, ...]]:
-    """The members to evaluate: by the number of patched blocks, the patched student layers."""
-    layers.order(order)
-    if chosen is None:
-        largest = layers.max_patch - 1
-        chosen = sorted({1, largest // 2 + 1, largest}) if largest >= 1 else []
-    try:
-        return {patch: layers.member(patch, order).patched for patch in chosen if patch}
-    except LayerMapError as error:
-        raise RecipeError(error.what, where="evaluate.members", fix=error.fix) from None
-
-
-@contextmanager
-def _refused_as_recipe() -> Iterator[None]:
-    """What transformers refuses when it is set up, as a mistake in the recipe's `training`."""
-    try:
-        yield
-    except (BoomerangError, torch.OutOfMemoryError):
-        raise
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise RecipeError(" ".join(str(error).split()), where="training") from error
-
-
-def _student(
-    recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel
-) -> tuple[PreTrainedModel, LayerMap]:
+def _student(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel) -> PreTrainedModel:
     """The student in fp32, as it is before training."""
     options = {"dtype": torch.float32, **recipe.model.for_model()}
     if inputs.student is not None:
-        layers, _ = read_student_config(inputs.student)
-        return load_model(inputs.student, **options), layers
-    layers = recipe.layers(len(layer_stack(teacher)))
+        return load_model(inputs.student, **options)
     if teacher.dtype == torch.float32:
         # `cut` shares the teacher's tensors, and training must not change those.
-        return copy.deepcopy(cut(teacher, layers)), layers
+        return copy.deepcopy(cut(teacher, inputs.layers))
     # The teacher was rounded, its checkpoint need not be; and some constants depend on the dtype.
-    return cut(load_model(inputs.teacher, **options), layers), layers
+    return cut(load_model(inputs.teacher, **options), inputs.layers)

@@ -6,6 +6,7 @@ are later read the parts they need.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+
+from .sharding import divided_like
 
 # Between the name of a parameter, which may have dots, and that of what the optimizer knows of it.
 _SEPARATOR = "/"
@@ -45,7 +48,10 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, director
     parameters = dict(module.named_parameters())
     saved = FileSystemReader(directory).read_metadata().state_dict_metadata
     flat = {key: _room(parameters[_split(key)[0]], saved[key]) for key in saved}
-    load(flat, checkpoint_id=directory)
+    with warnings.catch_warnings():
+        # One process alone is nothing to warn of.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(flat, checkpoint_id=directory)
     by_parameter: dict[Tensor, dict[str, Any]] = {}
     for key, value in flat.items():
         name, field = _split(key)
@@ -55,6 +61,31 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, director
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+
+
+def load_whole_optimizer(optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Give an optimizer over divided parameters the state of one over whole ones.
+
+    Args:
+        optimizer: An optimizer of the same parameters in the same order.
+        file: What `torch.save` wrote of the other's `state_dict()`; every process reads it.
+    """
+    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"]
+    ordered = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        number: {field: _part(ordered[number], value) for field, value in fields.items()}
+        for number, fields in saved.items()
+    }
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def _part(parameter: Tensor, value: Any) -> Any:
+    """What a process holds of a value that the optimizer knows of a parameter."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return divided_like(parameter, value.to(parameter.device))
 
 
 def _room(parameter: Tensor, saved: Any) -> Any:

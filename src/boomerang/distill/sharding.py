@@ -158,12 +158,15 @@ def load_whole_weights(model: PreTrainedModel, weights: dict[str, Tensor]) -> No
         weights: A state dict with all of its names, the same in every process.
     """
     for name, value in model.state_dict(keep_vars=True).items():
-        new = weights[name].to(value.device, value.dtype)
-        if isinstance(value, DTensor):
-            # Every process has read the file: nothing needs to be sent.
-            mesh, placements = value.device_mesh, value.placements
-            new = distribute_tensor(new, mesh, placements, src_data_rank=None)
-        value.copy_(new)
+        value.copy_(divided_like(value, weights[name].to(value.device, value.dtype)))
+
+
+def divided_like(parameter: Tensor, whole: Tensor) -> Tensor:
+    """A whole tensor, which every process has, divided as a parameter is; itself if it is not."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    # Nothing needs to be sent.
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def _gather_with(module: DistillModule, device: torch.device) -> None:

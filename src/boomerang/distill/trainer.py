@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -18,6 +18,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -25,8 +26,10 @@ from ..errors import BoomerangError, TrainingError
 from .checkpointing import CheckpointingTrainer
 from .data import Rows, collate, count_tokens
 from .guard import CollateNumbered, NumberedRows, StepGuard
+from .held_out import EvenRows, without_fillers
 from .losses import IGNORED, Counts, shifted, weighted_loss
 from .module import DistillModule, LossSums
+from .phases import Phase, PhasedSampler
 from .sharding import local
 from .signals import shield_workers
 
@@ -52,6 +55,7 @@ class DistillTrainer(CheckpointingTrainer):
         callbacks: As for any Trainer.
         members: Members to evaluate besides the student: by their number of patched blocks, the
             student layers that are patched.
+        phases: What the rows are made of where they are not seen in one mix; see `PhasedSampler`.
 
     Raises:
         BoomerangError: One process sees several GPUs.
@@ -70,6 +74,7 @@ class DistillTrainer(CheckpointingTrainer):
         tokenizer: PreTrainedTokenizerBase | None = None,
         callbacks: Iterable[TrainerCallback] = (),
         members: Mapping[int, tuple[int, ...]] | None = None,
+        phases: Sequence[Phase] = (),
     ) -> None:
         if args.n_gpu > 1:
             raise BoomerangError(
@@ -78,6 +83,7 @@ class DistillTrainer(CheckpointingTrainer):
             )
         self.module = module
         self.members = dict(members or {})
+        self.phases = tuple(phases)
         if not self.sharded:
             nn.Module.to(module.teacher, args.device)
         super().__init__(
@@ -107,6 +113,18 @@ class DistillTrainer(CheckpointingTrainer):
         loader = super()._get_dataloader(*args, **kwargs)
         shield_workers(loader)
         return loader
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, *_: Any, **__: Any) -> Any:
+        # All columns are used; the rows' numbers by the trainer itself.
+        return data_collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if not self.phases:
+            return super()._get_train_sampler(train_dataset)
+        args = self.args
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return PhasedSampler(self.phases, args.max_steps * rows, seed)
 
     # One step: count first, then divide every micro-batch by the counts of all of them.
 
@@ -232,21 +250,26 @@ class DistillTrainer(CheckpointingTrainer):
     ) -> dict[str, float]:
         """On held-out rows the student's loss with its terms, and perplexities.
 
-        Over all targets at once; `eval_perplexity` is the student's, `eval_perplexity_patch_3` that
-        of the member with three patched blocks.
+        Over all targets at once, each counted once however many processes there are;
+        `eval_perplexity` is the student's, `eval_perplexity_patch_3` that of the member with three
+        patched blocks.
         """
+        args = self.args
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        even = EvenRows(rows, args.eval_batch_size * args.world_size)
         began = time.perf_counter()
         self.module.eval()
         terms: Terms = {}
         predictions: Terms = {}
         # Training draws the same random numbers whether or not it was looked at in between.
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for batch in self.get_eval_dataloader(eval_dataset):
+            for batch in self.get_eval_dataloader(even):
+                batch, counts = without_fillers(batch, len(rows))
                 inputs = self._prepare_inputs(batch)
                 sums = self.module(**inputs)
                 own = Counts(sums["ce_count"], sums["kl_count"], sums["alignment_count"])
-                _add(terms, self._named(sums, own))
-                _add(predictions, self._predictions(inputs, sums))
+                _add(terms, _times(counts, self._named(sums, own)))
+                _add(predictions, _times(counts, self._predictions(inputs, sums)))
         means = self._means(terms) | {
             name: math.exp(min(mean, _LARGEST)) for name, mean in self._means(predictions).items()
         }
@@ -270,6 +293,20 @@ class DistillTrainer(CheckpointingTrainer):
         )
         return metrics
 
+    @property
+    def metric_names(self) -> list[str]:
+        """What `evaluate` measures, without the prefix."""
+        weights = self.module.loss
+        given = {"ce": weights.ce, "kl": weights.kl, "alignment": weights.alignment}
+        pairs = range(len(self.module.layers.alignment) if weights.alignment else 0)
+        return [
+            "loss",
+            *(name for name, weight in given.items() if weight),
+            *(f"alignment/{pair}" for pair in pairs),
+            "perplexity",
+            *(f"perplexity_patch_{patch}" for patch in self.members),
+        ]
+
     def _predictions(self, inputs: dict[str, Any], sums: LossSums) -> Terms:
         """The cross-entropy of the student and of the members, for their perplexity."""
         student = sums if self.module.loss.ce else self.module(**inputs, patched=())
@@ -283,6 +320,10 @@ class DistillTrainer(CheckpointingTrainer):
 def _count(batch: dict[str, Tensor]) -> Tensor:
     targets = (shifted(batch["labels"]) != IGNORED).sum()
     return torch.stack([targets, count_tokens(batch).to(targets.device)])
+
+
+def _times(factor: int, terms: Terms) -> Terms:
+    return {name: (value * factor, count * factor) for name, (value, count) in terms.items()}
 
 
 def _add(total: Terms, more: Terms) -> None:

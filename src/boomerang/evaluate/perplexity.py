@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..architecture.modules import max_positions
 from .statistics import Estimate, Floats, exponential, ratio, scaled
 
 if TYPE_CHECKING:
@@ -57,5 +58,5 @@ def fit_window(config: PretrainedConfig, window: int = DEFAULT_WINDOW) -> int:
         config: The model's config; one without a limit takes any window.
         window: The positions asked for.
     """
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return min(window, limit) if isinstance(limit, int) and limit > 0 else window
+    limit = max_positions(config)
+    return window if limit is None else min(window, limit)

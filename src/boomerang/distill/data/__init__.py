@@ -6,7 +6,15 @@ proportions (`mix`), in an Arrow file (`store`). `load_rows` maps them into memo
 `datasets` is needed for these two alone; `Rows` over arrays do without.
 """
 
-from .prepare import load_rows, prepare_rows, rows_hash
+from .prepare import load_phases, load_rows, prepare_rows, rows_hash
 from .rows import Rows, collate, count_tokens
 
-__all__ = ["Rows", "collate", "count_tokens", "load_rows", "prepare_rows", "rows_hash"]
+__all__ = [
+    "Rows",
+    "collate",
+    "count_tokens",
+    "load_phases",
+    "load_rows",
+    "prepare_rows",
+    "rows_hash",
+]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.output import new_directory, write_json
 from ...errors import DataError
+from ..phases import Phase
 from .mix import interleave
 from .pack import Document, Row, packed, padded
 from .progress import show_tokens
@@ -22,7 +23,7 @@ from .tokenise import tokenise
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..recipe import Data, Source
+    from ..sections import Data, Source
 
 RECORD = "data.json"
 # Raise it when the same text and settings make other rows than before.
@@ -80,10 +81,12 @@ def make_rows(
     sources = data.all_sources
     tally.rows = [0] * len(sources)
     streams = [_rows(source, data, tokenizer, tally, reference) for source in sources]
-    for number, row in interleave(streams, [source.weight for source in sources]):
-        tally.rows[number] += 1
-        tally.tokens_in_rows += row.length
-        yield row
+    for phase in data.phases:
+        weights = [sources[number].weight for number in phase]
+        for turn, row in interleave([streams[number] for number in phase], weights):
+            tally.rows[phase[turn]] += 1
+            tally.tokens_in_rows += row.length
+            yield row
 
 
 def _rows(
@@ -164,12 +167,12 @@ def prepare_rows(
             ],
         }
         write_json(partial / RECORD, record)
-    if len(names) > 1:
-        parts = (f"{n:,} of {name}" for name, n in zip(names, tally.rows, strict=True))
-        say(
-            f"Mixed {number:,} rows, as many as the first source to run out allows: "
-            f"{', '.join(parts)}"
-        )
+    for phase in data.phases:
+        parts = ", ".join(f"{tally.rows[i]:,} rows of {names[i]}" for i in phase)
+        if len(phase) > 1:
+            say(f"Mixed as many as the first source to run out allows: {parts}")
+        elif len(names) > 1:
+            say(f"Made {parts}")
     if tally.cut_off:
         say(f"Cut off {tally.cut_off:,} of {tally.tokens:,} tokens, of documents longer than a row")
 
@@ -197,6 +200,34 @@ def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:
     rows = StoredRows.open(directory / ROWS, packed=data.packing)
     cut = len(rows) - data.held_out
     return rows.part(0, cut), rows.part(cut, len(rows)) if data.held_out else None
+
+
+def load_phases(data: Data, directory: Path) -> list[Phase]:
+    """The phases of the rows to train on, in their order; none where there is one mix.
+
+    Args:
+        data: The same settings.
+        directory: Where the rows are.
+
+    Raises:
+        DataError: A phase has no rows.
+    """
+    if len(data.phases) == 1:
+        return []
+    sources = data.all_sources
+    made = [source["rows"] for source in _read_record(directory)["sources"]]
+    rows = [sum(made[number] for number in phase) for phase in data.phases]
+    rows[-1] -= data.held_out
+    for number, count in enumerate(rows, 1):
+        if count < 1:
+            raise DataError(
+                f"phase {number} has no rows to train on",
+                where="data.sources",
+                fix="give it more text, or hold out fewer rows",
+            )
+    whole = sum(source.weight for source in sources)
+    shares = [sum(sources[number].weight for number in phase) / whole for phase in data.phases]
+    return [Phase(count, share) for count, share in zip(rows, shares, strict=True)]
 
 
 def _check_enough(data: Data, rows: int) -> None:

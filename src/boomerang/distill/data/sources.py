@@ -10,7 +10,7 @@ from ...documents import Messages, document_of, in_pieces, iter_documents
 from ...errors import DataError
 
 if TYPE_CHECKING:
-    from ..recipe import Source
+    from ..sections import Source
 
 # Characters that are tokenised at once: a tokenizer needs hundreds of bytes for each.
 LONGEST = 1 << 20
