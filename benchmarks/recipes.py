@@ -1,6 +1,6 @@
-"""Distillation recipes side by side on the embedded teacher, at equal tokens.
+"""Distillation recipes side by side on the embedded teacher or another, at equal tokens.
 
-    python benchmarks/recipes.py WORK [--recipes paper,boomerang] [--seeds 0,1] [--steps 80]
+    python benchmarks/recipes.py WORK [--recipes "paper,mirror 0.5"] [--seeds 0,1] [--teacher DIR]
 
 Distils the student of every second layer by each recipe and seed, measures every member along both
 orders on the held-out books (windows of 256 tokens, none overlapping), and prints a Markdown table.
@@ -51,15 +51,15 @@ def main() -> None:
     parser.add_argument("--recipes", default=",".join(("paper", "squared", "mirror 0.25")))
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--teacher", type=Path, default=assets.teacher_path())
     parser.add_argument("--characters", type=int, default=60_000, help="measured of each book")
     args = parser.parse_args()
     texts = write_texts(args.work, args.characters)
-    teacher = assets.teacher_path()
-    layers = LayerMap.every(2, num_layers=num_layers(read_config(teacher)), first=1, last=2)
+    layers = LayerMap.every(2, num_layers=num_layers(read_config(args.teacher)), first=1, last=2)
     for name in args.recipes.split(","):
         for seed in map(int, args.seeds.split(",")):
-            run(args.work, name, seed, args.steps, layers, texts)
-    print("\n".join(table(args.work, layers, texts, args.steps)))
+            run(args.work, name, seed, args.steps, args.teacher, layers, texts)
+    print("\n".join(table(args.work, args.teacher, layers, texts, args.steps)))
 
 
 def write_texts(work: Path, characters: int) -> dict[str, Path]:
@@ -73,7 +73,13 @@ def write_texts(work: Path, characters: int) -> dict[str, Path]:
 
 
 def run(
-    work: Path, name: str, seed: int, steps: int, layers: LayerMap, texts: dict[str, Path]
+    work: Path,
+    name: str,
+    seed: int,
+    steps: int,
+    teacher: Path,
+    layers: LayerMap,
+    texts: dict[str, Path],
 ) -> None:
     """Distil by one recipe and seed, unless that is done."""
     out = work / f"{name}-{steps}-{seed}"
@@ -83,7 +89,7 @@ def run(
         {
             "preset": "paper",
             **RECIPES[name],
-            "teacher": str(assets.teacher_path()),
+            "teacher": str(teacher),
             "keep": list(layers.kept),
             "out": str(out),
             "data": {
@@ -104,7 +110,9 @@ def run(
     (out / "seconds.txt").write_text(f"{time.process_time() - start:.0f}")
 
 
-def table(work: Path, layers: LayerMap, texts: dict[str, Path], steps: int) -> Iterator[str]:
+def table(
+    work: Path, teacher: Path, layers: LayerMap, texts: dict[str, Path], steps: int
+) -> Iterator[str]:
     """Perplexities of all that is done, the mean over seeds."""
     sizes = [member.num_layers for member in layers.members()]
     yield f"| recipe ({steps * ROWS * LENGTH:,} tokens) | order | seeds | CPU s |" + "".join(
@@ -119,14 +127,12 @@ def table(work: Path, layers: LayerMap, texts: dict[str, Path], steps: int) -> I
     settings: dict[str, Any] = {"texts": [texts["heldout"]], "window": LENGTH, "stride": LENGTH}
     for order in (LAST_TO_FIRST, FIRST_TO_LAST):
         results = work / f"results-{order}"
-        rows = evaluate_naive(assets.teacher_path(), layers, results, order=order, **settings)
+        rows = evaluate_naive(teacher, layers, results, order=order, **settings)
         yield line("naive", order, "", "", perplexities(rows))
         for name, marks in done.items():
             runs = [
                 perplexities(
-                    boomerang.evaluate(
-                        assets.teacher_path(), mark.parent, results, order=order, **settings
-                    )
+                    boomerang.evaluate(teacher, mark.parent, results, order=order, **settings)
                 )
                 for mark in marks
             ]

@@ -42,6 +42,7 @@ def test_every_size_of_every_series_is_measured(
 def test_everything_it_names_is_there(finished: tuple[Path, Outcome, list[str]]) -> None:
     out, outcome, _ = finished
     assert [path.read_bytes()[:5] for path in outcome.figure] == [b"\x89PNG\r", b"<?xml"]
+    assert "Which size for my budget?" in outcome.report.read_text(encoding="utf-8")
     assert len(outcome.speech) > len("It was a dark evening, and the old man")
     model = AutoModelForCausalLM.from_pretrained(outcome.member)
     assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()

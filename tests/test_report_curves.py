@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from boomerang import LayerMap
 from boomerang.errors import OutputError, ResultsError
 from boomerang.evaluate.results import Row
 from boomerang.report import figure as figure_module
+from boomerang.report.charts import one_chart
 from boomerang.report.curves import curves
 from boomerang.report.figure import save_figure
 from boomerang.report.table import member_tables
-
-LAYERS = LayerMap.every(2, 8)
-FAMILY = [20.0, 19.9, 18.5, 18.0]
-NAIVE = [60.0, 45.0, 30.0, 18.0]
-RANDOM = [40.0, 80.0, 200.0, 18.0]
-
-
-def _rows(series: str, values: list[float], **changes: Any) -> list[Row]:
-    """Perplexity, bits per byte and differences (paired error 0.2) of every member."""
-    order = changes.pop("order", "last-to-first")
-    rows = []
-    previous: float | None = None
-    for member, value in zip(LAYERS.members(order), values, strict=True):
-        fields = {
-            "member": member.patched,
-            "patch": member.patch,
-            "order": order,
-            "num_layers": member.num_layers,
-            "parameters": 500_000 * member.num_layers,
-            "bytes": 2_000_000 * member.num_layers,
-            "task": "books",
-            "items": 100,
-            "teacher": "t",
-            "student": series,
-            "series": series,
-        } | changes
-        rows.append(Row(metric="perplexity", value=value, stderr=0.5, **fields))
-        rows.append(Row(metric="bits_per_byte", value=value / 10, stderr=0.01, **fields))
-        if previous is not None:
-            change = value - previous
-            rows.append(Row(metric="perplexity_difference", value=change, stderr=0.2, **fields))
-        previous = value
-    return rows
+from result_rows import FAMILY, NAIVE, RANDOM, text_rows
 
 
 def _print(rows: list[Row]) -> str:
@@ -60,7 +27,7 @@ def _print(rows: list[Row]) -> str:
 
 
 def test_png_and_svg_show_every_series(tmp_path: Path) -> None:
-    rows = _rows("family", FAMILY) + _rows("naive", NAIVE) + _rows("random", RANDOM)
+    rows = text_rows("family", FAMILY) + text_rows("naive", NAIVE) + text_rows("random", RANDOM)
     png, svg = save_figure(rows, tmp_path / "new" / "curve", title="cost in $ and $")
     assert sorted(path.name for path in png.parent.iterdir()) == ["curve.png", "curve.svg"]
     with Image.open(png) as image:
@@ -76,7 +43,7 @@ def test_png_and_svg_show_every_series(tmp_path: Path) -> None:
 
 
 def test_one_set_of_rows_is_one_picture(tmp_path: Path) -> None:
-    rows = _rows("family", FAMILY)
+    rows = text_rows("family", FAMILY)
     _, first = save_figure(rows, tmp_path / "a")
     _, second = save_figure(rows, tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
@@ -85,13 +52,13 @@ def test_one_set_of_rows_is_one_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "scale", "unit"),
     [
-        (_rows("family", FAMILY), "linear", "millions"),
-        (_rows("family", FAMILY) + _rows("naive", NAIVE), "log", "millions"),
-        (_rows("family", FAMILY, parameters=4_022_468_096), "linear", "billions"),
+        (text_rows("family", FAMILY), "linear", "millions"),
+        (text_rows("family", FAMILY) + text_rows("naive", NAIVE), "log", "millions"),
+        (text_rows("family", FAMILY, parameters=4_022_468_096), "linear", "billions"),
     ],
 )
 def test_axes_say_what_they_show(rows: list[Row], scale: str, unit: str) -> None:
-    figure = figure_module._draw(curves(rows), None)
+    figure = figure_module._draw(one_chart(rows, metric="perplexity"), None)
     (axes,) = figure.axes
     assert axes.get_yscale() == scale
     assert axes.get_xlabel() == f"Parameters ({unit})"
@@ -106,10 +73,12 @@ def test_axes_say_what_they_show(rows: list[Row], scale: str, unit: str) -> None
 
 
 def test_curves_are_told_apart_only_as_far_as_needed() -> None:
-    one = _rows("naive", NAIVE) + _rows("family", FAMILY)
-    assert [line.label for line in curves(one)] == ["boomerang family", "naive pruning"]
-    two = one + _rows("family", FAMILY, order="first-to-last")
-    assert [line.label for line in curves(two)] == [
+    one = text_rows("naive", NAIVE) + text_rows("family", FAMILY)
+    labels = [line.label for line in one_chart(one, metric="perplexity").lines]
+    assert labels == ["boomerang family", "naive pruning"]
+    two = one + text_rows("family", FAMILY, order="first-to-last")
+    labels = [line.label for line in one_chart(two, metric="perplexity").lines]
+    assert labels == [
         "boomerang family, last-to-first",
         "boomerang family, first-to-last",
         "naive pruning, last-to-first",
@@ -117,34 +86,36 @@ def test_curves_are_told_apart_only_as_far_as_needed() -> None:
 
 
 def test_a_curve_runs_from_student_to_teacher() -> None:
-    (line,) = curves(list(reversed(_rows("family", FAMILY))))
+    (line,) = curves(list(reversed(text_rows("family", FAMILY))))
     assert [row.num_layers for row in line.rows] == [5, 6, 7, 8]
     assert line.student is line.rows[0] and line.teacher is line.rows[-1]
-    (part,) = curves([row for row in _rows("family", FAMILY) if row.num_layers in (6, 7)])
+    (part,) = curves([row for row in text_rows("family", FAMILY) if row.num_layers in (6, 7)])
     assert part.student is None and part.teacher is None
 
 
 def test_only_the_last_student_is_shown() -> None:
-    rows = _rows("family", FAMILY, student="old") + _rows("family", [30.0, 29.0, 28.0, 18.0])
+    rows = text_rows("family", FAMILY, student="old") + text_rows(
+        "family", [30.0, 29.0, 28.0, 18.0]
+    )
     (line,) = curves(rows)
     assert [row.value for row in line.rows] == [30.0, 29.0, 28.0, 18.0]
 
 
 def test_tasks_and_metrics_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    rows = _rows("family", FAMILY)
+    rows = text_rows("family", FAMILY)
     with pytest.raises(ResultsError, match="there are no results"):
         save_figure([], tmp_path / "x")
     with pytest.raises(ResultsError, match="no results for accuracy of books"):
         save_figure(rows, tmp_path / "x", metric="accuracy")
     with pytest.raises(ResultsError, match="name one task"):
-        member_tables(rows + _rows("family", FAMILY, task="stories"))
+        member_tables(rows + text_rows("family", FAMILY, task="stories"))
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         save_figure(rows, tmp_path / "file" / "curve")
 
 
 def test_the_table_fits_a_terminal_and_marks_noise() -> None:
-    text = _print(_rows("family", FAMILY) + _rows("naive", NAIVE))
+    text = _print(text_rows("family", FAMILY) + text_rows("naive", NAIVE))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     start = next(i for i, line in enumerate(lines) if line.startswith("patch"))
     assert lines[start].endswith("change naive patched")
@@ -157,12 +128,12 @@ def test_the_table_fits_a_terminal_and_marks_noise() -> None:
 
 
 def test_names_with_markup_are_shown_as_they_are() -> None:
-    text = _print(_rows("family", FAMILY, task="[red]books[/red]"))
+    text = _print(text_rows("family", FAMILY, task="[red]books[/red]"))
     assert "boomerang family on [red]books[/red], patched last-to-first" in text
 
 
 def test_each_order_has_a_table_with_the_baselines_of_that_order() -> None:
-    rows = _rows("family", FAMILY) + _rows("naive", NAIVE)
-    tables = member_tables(rows + _rows("family", FAMILY, order="first-to-last"))
+    rows = text_rows("family", FAMILY) + text_rows("naive", NAIVE)
+    tables = member_tables(rows + text_rows("family", FAMILY, order="first-to-last"))
     headings = [[str(column.header) for column in table.columns] for table in tables]
     assert ["naive" in heading for heading in headings] == [True, False]

@@ -122,7 +122,7 @@ def set_ordinary_permissions(directory: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that readers see the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}{_MARK}{os.getpid()}")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

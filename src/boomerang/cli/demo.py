@@ -46,3 +46,4 @@ def demo(
         Console().print(table)
     typer.echo(f"\n{outcome.member.name}: {outcome.speech}")
     typer.echo(f"\nFigure: {outcome.figure[0]}")
+    typer.echo(f"Report: {outcome.report}")

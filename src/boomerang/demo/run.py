@@ -30,6 +30,7 @@ from ..evaluate.results import Row
 from ..layers import LAST_TO_FIRST, LayerMap
 from ..order import default_order_for
 from ..report.figure import save_figure
+from ..report.write import write_report
 from ..student import init_student
 from . import assets
 
@@ -74,12 +75,14 @@ class Outcome:
     Args:
         rows: The measurements, of all series.
         figure: The picture, as PNG and SVG.
+        report: The page with every figure, and the member for a budget.
         member: The directory of the built member.
         speech: The prompt and how the built member went on.
     """
 
     rows: list[Row]
     figure: tuple[Path, Path]
+    report: Path
     member: Path
     speech: str
 
@@ -138,14 +141,15 @@ def run_demo(
         control = distill(recipe(plan, directory, out / "random-cut", out / "random", training))
         rows += evaluate_random(directory, control, results, **measuring)
     figure = save_figure(rows, out / "figure")
-    say(f"5/6 Draw size against perplexity -> {figure[0]}, {figure[1]}")
+    report = write_report([results], out / "report.html")
+    say(f"5/6 Draw size against perplexity -> {figure[0]}, {figure[1]}, {report}")
 
     patch = (layers.max_patch + 1) // 2
     member = out / f"member-{layers.member(patch=patch, order=plan.order).num_layers}-layers"
     say(f"6/6 Build one size as a checkpoint, load it with transformers, let it speak -> {member}")
     if not member.exists():
         build(directory, student, member, patch=patch, order=plan.order)
-    return Outcome(rows, figure, member, PROMPT + _speak(member, plan))
+    return Outcome(rows, figure, report, member, PROMPT + _speak(member, plan))
 
 
 def recipe(

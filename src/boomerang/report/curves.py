@@ -17,14 +17,12 @@ class Curve:
 
     Attributes:
         name: The series in words.
-        label: The name, with the order and the teacher where they are needed to tell curves apart.
         rows: The points by increasing size, at least one.
         student: The point with nothing patched, if it was measured.
         teacher: The point with everything patched, if it was measured.
     """
 
     name: str
-    label: str
     rows: tuple[Row, ...]
     student: Row | None
     teacher: Row | None
@@ -57,18 +55,11 @@ def curves(
     for row in chosen:
         groups.setdefault((row.series, row.order, row.teacher), []).append(row)
     keys = sorted(groups, key=lambda key: key[0] != FAMILY)
-    orders = {order for _, order, _ in keys}
-    teachers = {teacher for _, _, teacher in keys}
     result = []
     for key in keys:
-        series, order, teacher = key
-        label = name = _NAMES.get(series, series)
-        if len(orders) > 1:
-            label += f", {order or 'free blocks'}"
-        if len(teachers) > 1:
-            label += f", teacher {teacher}"
         points = sorted(groups[key], key=lambda row: (row.num_layers, row.parameters))
-        result.append(Curve(name, label, tuple(points), _student(points), _teacher(points)))
+        name = _NAMES.get(key[0], key[0])
+        result.append(Curve(name, tuple(points), _student(points), _teacher(points)))
     return result
 
 

@@ -10,22 +10,18 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..errors import OutputError
-from ..evaluate.results import FAMILY, Row
-from .curves import Curve, curves
+from ..evaluate.results import PERPLEXITY, Row
+from .charts import Chart, one_chart
+from .lines import Line, Point
+from .metrics import better, label, lower_is_better
+from .scale import count_unit, log_marks, needs_log
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; line and marker differ as well.
-_FAMILY_STYLES = [("#0072B2", "-", "o"), ("#009E73", "-", "D"), ("#56B4E9", "-", "v")]
-_BASELINE_STYLES = {"naive": ("#D55E00", "--", "s"), "random": ("#CC79A7", ":", "^")}
-_OTHER_STYLES = [("#E69F00", "-.", "P"), ("#000000", "-.", "X"), ("#999999", "-.", "h")]
-
-_LABELS = {"perplexity": "Perplexity", "bits_per_byte": "Bits per byte"}
-_LOWER_IS_BETTER = set(_LABELS)
-
-# From this ratio of the largest value to the smallest on, a linear axis hides what matters below.
-_LOG_FROM = 2.5
+# Around names, so that lines behind them do not cross the letters.
+_HALO = [withStroke(linewidth=3, foreground="white")]
 
 _RC: Any = {
     "font.size": 11,
@@ -42,7 +38,7 @@ def save_figure(
     stem: str | Path,
     *,
     task: str | None = None,
-    metric: str = "perplexity",
+    metric: str = PERPLEXITY,
     title: str | None = None,
 ) -> tuple[Path, Path]:
     """Draw size against quality and write it as PNG and SVG.
@@ -61,10 +57,14 @@ def save_figure(
         ResultsError: No rows of this task and metric, or several tasks and none named.
         OutputError: The files cannot be written.
     """
-    lines = curves(rows, task=task, metric=metric)
+    return save_chart(one_chart(rows, task=task, metric=metric), stem, title=title)
+
+
+def save_chart(chart: Chart, stem: str | Path, *, title: str | None = None) -> tuple[Path, Path]:
+    """Draw a chart of a report; the arguments and errors are otherwise those of `save_figure`."""
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
     with matplotlib.rc_context(_RC):
-        figure = _draw(lines, title)
+        figure = _draw(chart, title)
         _save(figure, png)
         _save(figure, svg, metadata={"Date": None})
     return png, svg
@@ -80,116 +80,136 @@ def _save(figure: Figure, path: Path, **options: Any) -> None:
         raise OutputError(f"cannot be written ({error.strerror})", where=path) from None
 
 
-def _draw(lines: Sequence[Curve], title: str | None) -> Figure:
+def _draw(chart: Chart, title: str | None) -> Figure:
     figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    unit, name = _size_unit(max(row.parameters for line in lines for row in line.rows))
-    styles = _styles(lines)
-    for line, style in zip(lines, styles, strict=True):
-        _draw_curve(axes, line, style, unit)
-    _mark_ends(axes, lines, styles, unit)
-    _label(axes, lines[0].rows[0], name)
-    _scale(axes, [row.value for line in lines for row in line.rows])
+    points = [point for line in chart.lines for point in line.points]
+    unit, name = count_unit(max(point.parameters for point in points))
+    # Above the better line there is nothing, so names of its ends go there.
+    above = lower_is_better(chart.metric) is False
+    for line in chart.lines:
+        _draw_line(axes, line, unit)
+    for end, marker, size in (("student", "o", 12.0), ("teacher", "*", 17.0)):
+        _mark_end(axes, chart.lines, end, (marker, size), unit, above=above)
+    _label(axes, chart, name)
+    _scale(axes, points, chart.metric, above=above)
     if title is not None:
         axes.set_title(title)
-    axes.legend(frameon=False, handlelength=3)
+    figure.legend(
+        loc="outside upper left", ncols=min(3, len(chart.lines)), frameon=False, handlelength=3
+    )
     return figure
 
 
-def _draw_curve(axes: Axes, line: Curve, style: tuple[str, str, str], unit: float) -> None:
-    color, dash, marker = style
+def _draw_line(axes: Axes, line: Line, unit: float) -> None:
     axes.errorbar(
-        [row.parameters / unit for row in line.rows],
-        [row.value for row in line.rows],
-        yerr=[row.stderr or 0.0 for row in line.rows],
-        color=color,
-        linestyle=dash if line.rows[0].order else "none",  # a free set of blocks is on no path
-        marker=marker,
+        [point.parameters / unit for point in line.points],
+        [point.value for point in line.points],
+        yerr=[point.stderr or 0.0 for point in line.points],
+        color=line.style.light,
+        linestyle=line.style.dash if line.connected else "none",
+        marker=line.style.marker,
         markersize=6,
         linewidth=2,
         elinewidth=1,
         capsize=3,
         label=line.label,
-        zorder=3 if line.series == FAMILY else 2,
+        zorder=3 if line.kind == "family" else 2,
     )
-
-
-def _mark_ends(
-    axes: Axes, lines: Sequence[Curve], styles: Sequence[tuple[str, str, str]], unit: float
-) -> None:
-    """A ring around the family's student, a star on the teacher, each with its name."""
-    for end, marker, size in (("student", "o", 12.0), ("teacher", "*", 17.0)):
-        for line, (color, _, _) in zip(lines, styles, strict=True):
-            row: Row | None = getattr(line, end)
-            if row is None or line.series != FAMILY:
-                continue
-            axes.plot(
-                [row.parameters / unit],
-                [row.value],
-                marker=marker,
-                markersize=size,
-                markerfacecolor="white" if end == "student" else color,
-                markeredgecolor=color if end == "student" else "white",
-                markeredgewidth=2 if end == "student" else 1,
-                linestyle="none",
-                zorder=4,
-            )
+    hollow = [point for point in line.points if point.is_noise]
+    axes.plot(
+        [point.parameters / unit for point in hollow],
+        [point.value for point in hollow],
+        color=line.style.light,
+        linestyle="none",
+        marker=line.style.marker,
+        markersize=6,
+        markerfacecolor="white",
+        zorder=3.5,
+    )
+    if line.kind == "external":
+        for point in line.points:
             axes.annotate(
-                f"{end}\n{row.num_layers} layers",
-                (row.parameters / unit, row.value),
-                xytext=(0, -12),
+                point.name,
+                (point.parameters / unit, point.value),
+                xytext=(0, -8),
                 textcoords="offset points",
                 ha="center",
                 va="top",
                 fontsize=10,
                 color="0.25",
+                path_effects=_HALO,
             )
-            break
 
 
-def _label(axes: Axes, row: Row, unit: str) -> None:
-    metric = _LABELS.get(row.metric, row.metric.replace("_", " "))
-    hint = " (lower is better)" if row.metric in _LOWER_IS_BETTER else ""
+def _mark_end(
+    axes: Axes,
+    lines: Sequence[Line],
+    end: str,
+    mark: tuple[str, float],
+    unit: float,
+    *,
+    above: bool,
+) -> None:
+    """A ring around the first family's student, a star on its teacher, each with its name."""
+    families = (line for line in lines if line.kind == "family")
+    ends = ((line, point) for line in families for point in line.points if point.name == end)
+    line, point = next(ends, (None, None))
+    if line is None or point is None:
+        return
+    marker, size = mark
+    color, ring = line.style.light, end == "student"
+    axes.plot(
+        [point.parameters / unit],
+        [point.value],
+        marker=marker,
+        markersize=size,
+        markerfacecolor="white" if ring else color,
+        markeredgecolor=color if ring else "white",
+        markeredgewidth=2 if ring else 1,
+        linestyle="none",
+        zorder=4,
+    )
+    axes.annotate(
+        f"{end}\n{point.layers} layers",
+        (point.parameters / unit, point.value),
+        xytext=(0, 12 if above else -12),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if above else "top",
+        fontsize=10,
+        color="0.25",
+        path_effects=_HALO,
+    )
+
+
+def _label(axes: Axes, chart: Chart, unit: str) -> None:
+    hint = better(chart.metric)
+    joint = ", " if chart.averaged else " on "
+    what = f"{label(chart.metric)}{joint}{chart.task}"
     axes.set_xlabel(f"Parameters ({unit})")
-    axes.set_ylabel(f"{metric} on {row.task}{hint}")
+    # The axis is about 45 letters high.
+    space = "\n" if len(what) + len(hint) > 42 else " "
+    axes.set_ylabel(f"{what}{space}({hint})" if hint else what)
     axes.grid(True, color="0.9")
     axes.set_axisbelow(True)
     axes.margins(x=0.08)
 
 
-def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """Limits with room below for the names of student and teacher; a log scale where needed."""
-    low, high = min(values), max(values)
-    if low <= 0 or high / low < _LOG_FROM:
+def _scale(axes: Axes, points: Sequence[Point], metric: str, *, above: bool) -> None:
+    """Limits with room for errors and for the ends' names; a log scale where needed."""
+    low = min(point.value - (point.stderr or 0.0) for point in points)
+    high = max(point.value + (point.stderr or 0.0) for point in points)
+    under, over = (0.08, 0.24) if above else (0.24, 0.08)
+    values = [point.value for point in points]
+    if low <= 0 or not needs_log(values, lower_is_better(metric)):
         span = (high - low) or abs(high) or 1.0
-        axes.set_ylim(low - 0.24 * span, high + 0.08 * span)
+        axes.set_ylim(low - under * span, high + over * span)
         return
     axes.set_yscale("log")
     span = high / low
-    axes.set_ylim(low / span**0.24, high * span**0.08)
-    # Few decades need more marks than 1, 10, 100 to read a value off.
-    marks = (1, 1.5, 2, 3, 4, 5, 6, 8) if span < 10 else (1, 2, 5) if span < 1000 else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=marks))
+    axes.set_ylim(low / span**under, high * span**over)
+    axes.yaxis.set_major_locator(LogLocator(subs=log_marks(span)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _size_unit(parameters: int) -> tuple[float, str]:
-    return (1e9, "billions") if parameters >= 1e9 else (1e6, "millions")
-
-
-def _styles(lines: Sequence[Curve]) -> list[tuple[str, str, str]]:
-    """A colour, line and marker for each curve: fixed for the usual ones, the rest in turn."""
-    styles = []
-    family, other = 0, 0
-    for line in lines:
-        if line.series == FAMILY:
-            styles.append(_FAMILY_STYLES[family % len(_FAMILY_STYLES)])
-            family += 1
-        elif line.series in _BASELINE_STYLES:
-            styles.append(_BASELINE_STYLES[line.series])
-        else:
-            styles.append(_OTHER_STYLES[other % len(_OTHER_STYLES)])
-            other += 1
-    return styles

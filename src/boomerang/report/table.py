@@ -10,9 +10,8 @@ from rich.text import Text
 
 from ..evaluate.results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row, current
 from .curves import Curve, curves, only_task
-
-# Two-sided 95 % of the normal distribution: a difference below so many standard errors is noise.
-_NOISE = 1.96
+from .metrics import NOISE
+from .task_table import task_tables
 
 
 def member_tables(rows: Sequence[Row], *, task: str | None = None) -> list[Table]:
@@ -39,6 +38,25 @@ def member_tables(rows: Sequence[Row], *, task: str | None = None) -> list[Table
     return [_table(line, task, values, _beside(line, lines)) for line in family or lines]
 
 
+def all_tables(rows: Sequence[Row]) -> list[Table]:
+    """Tables of every task: each text by itself, the tasks of lm-evaluation-harness side by side.
+
+    Args:
+        rows: Rows of any series.
+    """
+    found = {row.measure for row in rows}
+    texts = [
+        task for task, metric in found if metric == PERPLEXITY and (task, BITS_PER_BYTE) in found
+    ]
+    tables = [
+        table
+        for task in dict.fromkeys(row.task for row in rows)
+        if task in texts
+        for table in member_tables(rows, task=task)
+    ]
+    return tables + task_tables([row for row in rows if row.task not in texts])
+
+
 def _beside(line: Curve, lines: Sequence[Curve]) -> list[Curve]:
     """The baselines measured along the same order, of the same teacher."""
     mine = line.rows[0]
@@ -56,7 +74,7 @@ def _table(
     order = line.rows[0].order
     table = Table(
         title=Text(f"{line.name} on {task}" + (f", patched {order}" if order else "")),
-        caption=f"± one standard error; ~ a change of less than {_NOISE} paired standard errors",
+        caption=f"± one standard error; ~ a change of less than {NOISE} paired standard errors",
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
@@ -99,7 +117,7 @@ def _same_member(line: Curve, row: Row) -> str:
 def _change(row: Row | None) -> str:
     if row is None:
         return "- "
-    noise = row.stderr is not None and abs(row.value) < _NOISE * row.stderr
+    noise = row.stderr is not None and abs(row.value) < NOISE * row.stderr
     return f"{row.value:+.2f}{_error(row)}{'~' if noise else ' '}"
 
 

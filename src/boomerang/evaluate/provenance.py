@@ -1,0 +1,255 @@
+"""`family.json`: which family a directory of results is of, and what its members need to run.
+
+Rows name teacher and student by hashes alone. Whoever chooses a member by its measurements also has
+to know where the two are, and how much memory a member takes for a text of some length.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .. import __version__
+from ..checkpoint.family import FamilyOnDisk
+from ..checkpoint.identity import Identity
+from ..checkpoint.jsonfile import read_bounded, read_json_object
+from ..checkpoint.output import write_text
+from ..errors import BoomerangError, CheckpointError, ResultsError
+from .results import FAMILY, Row
+
+PROVENANCE_FILE = "family.json"
+SCHEMA_VERSION = 1
+
+_RECIPE_FILE = "recipe.yaml"
+_RECIPE_BYTES = 64 * 1024
+_TOOLS = ("torch", "transformers", "lm_eval")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Source(_Model):
+    """A checkpoint of the family.
+
+    Attributes:
+        id: The hub id, or the directory as an absolute path.
+        revision: The commit of a model from the hub, or None.
+        hash: Its content hash, as in the rows.
+    """
+
+    id: str
+    revision: str | None
+    hash: str
+
+    @property
+    def reference(self) -> str:
+        """How to name it on the command line."""
+        return self.id if self.revision is None else f"{self.id}@{self.revision}"
+
+
+class Cache(_Model):
+    """What layers that keep equally many tokens add to the KV cache.
+
+    Attributes:
+        window: The most tokens kept; None for all of them.
+        bytes_per_token: Of these layers together.
+    """
+
+    window: int | None = Field(ge=1)
+    bytes_per_token: int = Field(ge=0)
+
+
+class Built(_Model):
+    """A member as `boomerang build` writes it, in the teacher's dtype.
+
+    Attributes:
+        member: Its patched layers.
+        parameters: Numbers stored.
+        bytes: Of the weights.
+        cache: Its KV cache for one text; None where that of the architecture is not known.
+    """
+
+    member: tuple[int, ...]
+    parameters: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    cache: tuple[Cache, ...] | None
+
+
+class Provenance(_Model):
+    """What `family.json` says.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION`.
+        name: The teacher's name, without owner or path.
+        teacher: The teacher.
+        student: The student.
+        num_teacher_layers: N.
+        kept_layers: The teacher layers the student was cut from.
+        order: The order of patching recorded with the student, else the paper's: a name or a list.
+        context: The text length, in tokens, that memory is stated for by default.
+        dtype: torch's name of the dtype that members are built in, or None where none is known.
+        built: The measured members.
+        recipe: The student's `recipe.yaml`, if it has one.
+        tools: Versions by name.
+        measured: When rows were added, in UTC, as ISO 8601.
+    """
+
+    schema_version: int
+    name: str
+    teacher: Source
+    student: Source
+    num_teacher_layers: int
+    kept_layers: tuple[int, ...]
+    order: str | tuple[int, ...]
+    context: int = Field(ge=1)
+    dtype: str | None
+    built: tuple[Built, ...]
+    recipe: str | None
+    tools: dict[str, str]
+    measured: str
+
+
+def write_provenance(
+    out: str | Path, teacher: str | Path, student: str | Path, rows: Sequence[Row]
+) -> None:
+    """Write `family.json` beside the results; members of the same family that it named stay.
+
+    Nothing is written where there is nothing to say: no rows of the family itself, or an
+    architecture whose members cannot be built on disk.
+
+    Args:
+        out: The directory of the results.
+        teacher: The teacher as the user named it.
+        student: The student as the user named it.
+        rows: What was measured of it just now.
+    """
+    rows = [row for row in rows if row.series == FAMILY]
+    if not rows:
+        return
+    try:
+        found = _provenance(FamilyOnDisk.open(teacher, student), rows)
+    except BoomerangError:
+        return
+    path = Path(out) / PROVENANCE_FILE
+    try:
+        before = read_provenance(out)
+    except ResultsError:
+        before = None
+    if before is not None and (before.teacher, before.student) == (found.teacher, found.student):
+        built = {size.member: size for size in (*before.built, *found.built)}
+        found = found.model_copy(update={"built": tuple(built.values())})
+    write_text(path, found.model_dump_json(indent=2) + "\n")
+
+
+def read_provenance(results: str | Path) -> Provenance | None:
+    """What a directory of results says of its family, or None where it says nothing.
+
+    Args:
+        results: The directory, or a file in it.
+
+    Raises:
+        ResultsError: The file is damaged, or of another schema version.
+    """
+    results = Path(results)
+    path = (results if results.is_dir() else results.parent) / PROVENANCE_FILE
+    if not path.exists():
+        return None
+    try:
+        found = read_json_object(path)
+    except CheckpointError as error:
+        raise ResultsError(error.what, where=path) from None
+    if found.get("schema_version") != SCHEMA_VERSION:
+        raise ResultsError(
+            f"has schema version {found.get('schema_version')!r}, not {SCHEMA_VERSION}",
+            where=path,
+            fix="evaluate again with this version of boomerang",
+        )
+    try:
+        # In JSON mode, where a list is what a tuple is written as.
+        return Provenance.model_validate_json(read_bounded(path, 1 << 25))
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ResultsError(f'field "{field}" is missing or broken', where=path) from None
+
+
+def _provenance(family: FamilyOnDisk, rows: Sequence[Row]) -> Provenance:
+    from ..sizing import default_context
+
+    teacher, student = family.identities()
+    order = family.order
+    return Provenance(
+        schema_version=SCHEMA_VERSION,
+        name=family.name,
+        teacher=_source(teacher, rows[-1].teacher),
+        student=_source(student, rows[-1].student),
+        num_teacher_layers=family.layers.num_layers,
+        kept_layers=family.layers.kept,
+        order=order if isinstance(order, str) else family.layers.order(order),
+        context=default_context(family.pair.teacher.config),
+        dtype=family.pair.plan(family.layers.member(patch=0)).dtype,
+        built=_built(family, list(dict.fromkeys(row.member for row in rows))),
+        recipe=_recipe(family.directories[1]),
+        tools=_versions(),
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _source(identity: Identity, content: str) -> Source:
+    return Source(id=identity.id, revision=identity.revision, hash=content)
+
+
+def _built(family: FamilyOnDisk, patched: Sequence[tuple[int, ...]]) -> tuple[Built, ...]:
+    from ..sizing import member_sizes
+
+    members = [family.layers.member(blocks=layers) for layers in patched]
+    return tuple(
+        Built(
+            member=size.member.patched,
+            parameters=size.parameters,
+            bytes=size.bytes,
+            cache=_caches(family, size.member.teacher_layers, size.kv_bytes_per_token),
+        )
+        for size in member_sizes(family.pair, members)
+    )
+
+
+def _caches(
+    family: FamilyOnDisk, layers: Sequence[int], per_token: int | None
+) -> tuple[Cache, ...] | None:
+    """The cache of a member by how many tokens its layers keep."""
+    from ..architecture.cache import layer_caches
+
+    if per_token is None:
+        return None
+    of_layer = layer_caches(family.pair.teacher.config)
+    caches = [of_layer[layer] for layer in layers]
+    width = per_token // sum(cache.elements for cache in caches)
+    elements: dict[int | None, int] = {}
+    for cache in caches:
+        elements[cache.window] = elements.get(cache.window, 0) + cache.elements
+    return tuple(
+        Cache(window=window, bytes_per_token=width * count) for window, count in elements.items()
+    )
+
+
+def _recipe(student: Path) -> str | None:
+    try:
+        return read_bounded(student / _RECIPE_FILE, _RECIPE_BYTES).decode()
+    except (CheckpointError, UnicodeDecodeError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    tools = {"boomerang": __version__, "python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            tools[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return tools

@@ -1,0 +1,109 @@
+"""How it was measured, and what is missing, as HTML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ..evaluate.provenance import Provenance
+from ..evaluate.results import FAMILY
+from .external import External
+from .sources import ResultSet
+
+
+def provenance(each: ResultSet) -> str:
+    """Where one set of results comes from."""
+    facts = {"Results": str(each.path)}
+    found = each.provenance
+    if found is not None:
+        facts |= _family(found)
+    facts |= _series(each)
+    facts |= _settings(each.settings)
+    recipe = ""
+    if found is not None and found.recipe:
+        recipe = (
+            "<details><summary>Recipe of the student</summary>"
+            f"<pre><code>{escape(found.recipe)}</code></pre></details>"
+        )
+    elif found is not None:
+        facts["Recipe"] = "none is recorded with the student"
+    if each.tasks:
+        told = {name: _plain(entry) for name, entry in each.tasks.items()}
+        recipe += f"<details><summary>Settings of the tasks</summary>{_list(told)}</details>"
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in each.missing)
+    return f'<div class="card"><h3>{escape(each.name)}</h3>{notes}{_list(facts)}{recipe}</div>'
+
+
+def outside(external: Mapping[str, Sequence[External]], shown: set[External]) -> str:
+    """Which models come from elsewhere, and which of their values have no figure."""
+    if not external:
+        return ""
+    facts = {}
+    for source, points in external.items():
+        facts[source] = ", ".join(dict.fromkeys(point.name for point in points))
+    absent = [point for points in external.values() for point in points if point not in shown]
+    names = ", ".join(dict.fromkeys(f"{point.metric} on {point.task}" for point in absent))
+    note = (
+        f'<p class="note">Not shown, since no member was measured so: {escape(names)}.</p>'
+        if absent
+        else ""
+    )
+    return f'<div class="card"><h3>Measured elsewhere</h3>{note}{_list(facts)}</div>'
+
+
+def _family(found: Provenance) -> dict[str, str]:
+    order = found.order if isinstance(found.order, str) else _numbers(found.order)
+    return {
+        "Teacher": f"{found.teacher.reference} ({found.num_teacher_layers} layers, "
+        f"content {found.teacher.hash})",
+        "Student": f"{found.student.reference} ({len(found.kept_layers)} layers, "
+        f"content {found.student.hash})",
+        "Kept layers": _numbers(found.kept_layers),
+        "Default order": order,
+        "Built in": found.dtype or "the teacher's dtypes",
+        "Measured": found.measured,
+        "With": ", ".join(f"{name} {version}" for name, version in found.tools.items()),
+    }
+
+
+def _series(each: ResultSet) -> dict[str, str]:
+    """Who is in the rows, where nothing tells of it but their hashes."""
+    found = {}
+    for series in dict.fromkeys(row.series for row in each.rows):
+        if series != FAMILY or each.provenance is None:
+            rows = [row for row in each.rows if row.series == series]
+            found[f"Series {series}"] = f"teacher {rows[-1].teacher}, student {rows[-1].student}"
+    return found
+
+
+def _settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of the evaluation that are plain values, as they are called there."""
+    known = {"schema_version", "teacher", "student", "kept"}
+    plain = {key: value for key, value in settings.items() if key not in known}
+    return {
+        key.replace("_", " ").capitalize(): str(value)
+        for key, value in plain.items()
+        if isinstance(value, str | int | float)
+    }
+
+
+def _plain(settings: Mapping[str, Any]) -> str:
+    """The settings of a task in a line, without those that are off."""
+    parts = (
+        f"{key.replace('_', ' ')} {json.dumps(value) if isinstance(value, dict) else value}"
+        for key, value in settings.items()
+        if not isinstance(value, list) and value is not None and value is not False
+    )
+    whole = settings.get("tasks")
+    return f"group of {', '.join(map(str, whole))}" if isinstance(whole, list) else ", ".join(parts)
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    entries = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
+    return f'<dl class="facts">{"".join(entries)}</dl>'
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,141 @@
+"""Which member for a budget: the memory each needs, and the command that builds it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..evaluate.provenance import Cache
+from ..evaluate.results import FAMILY, Row
+from ..layers import FIRST_TO_LAST, LAST_TO_FIRST
+from ..sizing import OVERHEAD
+from .lines import Key
+from .sources import ResultSet
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A measured member of a family.
+
+    Args:
+        member: Its patched layers.
+        patch: k.
+        layers: The number of its layers.
+        parameters: Numbers stored.
+        weights: Bytes of the weights, as they are built where that is known, else as measured.
+        cache: Its KV cache for one text, by how many tokens are kept; none where not known.
+        command: What builds it.
+    """
+
+    member: tuple[int, ...]
+    patch: int
+    layers: int
+    parameters: int
+    weights: int
+    cache: tuple[Cache, ...]
+    command: str
+
+    def memory(self, context: int) -> int:
+        """Bytes needed to run it with so many tokens of text, as `boomerang.sizing` counts them."""
+        kept = (
+            cache.bytes_per_token
+            * (context if cache.window is None else min(context, cache.window))
+            for cache in self.cache
+        )
+        return self.weights + sum(kept) + int(OVERHEAD * self.weights)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The members of one set along one order, to choose from.
+
+    Args:
+        key: The line of the charts that they are.
+        candidates: By size.
+        context: Tokens that memory is stated for by default; None where no KV cache is known.
+        everything: How many members the order has from student to teacher, or None if unknown.
+    """
+
+    key: Key
+    candidates: tuple[Candidate, ...]
+    context: int | None
+    everything: int | None
+
+
+def choices(sets: Sequence[ResultSet]) -> list[Choices]:
+    """What can be chosen from: for each set and order of the family, the default order first."""
+    return [_choices(each, order, teacher) for each in sets for order, teacher in _orders_of(each)]
+
+
+def fitting(candidates: Sequence[Candidate], budget: int, context: int) -> int | None:
+    """The index of the largest member that runs in so many bytes; None where nothing fits.
+
+    The rule is that of `boomerang.sizing.choose`, which `boomerang build --memory` follows: the
+    most layers, and of equals the last.
+    """
+    found = [i for i, each in enumerate(candidates) if each.memory(context) <= budget]
+    return max(found, key=lambda i: (candidates[i].layers, i), default=None)
+
+
+def _orders_of(each: ResultSet) -> list[tuple[str | None, str]]:
+    rows = [row for row in each.rows if row.series == FAMILY]
+    found = list(dict.fromkeys((row.order, row.teacher) for row in rows))
+    default = None if each.provenance is None else each.provenance.order
+    return sorted(found, key=lambda pair: pair[0] != default)
+
+
+def _choices(each: ResultSet, order: str | None, teacher: str) -> Choices:
+    mine = [
+        row for row in each.rows if (row.series, row.order, row.teacher) == (FAMILY, order, teacher)
+    ]
+    by_member = {row.member: row for row in mine}
+    ordered = sorted(by_member.values(), key=lambda row: (row.num_layers, row.parameters))
+    candidates = tuple(_candidate(each, row) for row in ordered)
+    known = each.provenance is not None and all(one.cache for one in candidates)
+    return Choices(
+        key=(each.name, FAMILY, order, teacher),
+        candidates=candidates,
+        context=each.provenance.context if each.provenance is not None and known else None,
+        everything=_family_size(each) if order is not None else None,
+    )
+
+
+def _candidate(each: ResultSet, row: Row) -> Candidate:
+    built = each.built(row.member)
+    return Candidate(
+        member=row.member,
+        patch=row.patch,
+        layers=row.num_layers,
+        parameters=row.parameters if built is None else built.parameters,
+        weights=row.bytes if built is None else built.bytes,
+        cache=() if built is None or built.cache is None else built.cache,
+        command=_command(each, row),
+    )
+
+
+def _command(each: ResultSet, row: Row) -> str:
+    known = each.provenance
+    sources = ("TEACHER", "STUDENT")
+    name = "member"
+    if known is not None:
+        sources, name = (known.teacher.reference, known.student.reference), known.name
+    words = ["boomerang", "build", *sources, f"{name}-{row.num_layers}L", *_choice(row)]
+    return shlex.join(words)
+
+
+def _choice(row: Row) -> list[str]:
+    if not row.member:
+        return ["--patch", "0"]
+    if row.order in (LAST_TO_FIRST, FIRST_TO_LAST):
+        return ["--patch", str(row.patch), "--order", row.order]
+    # An order in a file may have changed since; the patched layers are what was measured.
+    return ["--blocks", ",".join(str(layer) for layer in row.member)]
+
+
+def _family_size(each: ResultSet) -> int | None:
+    if each.provenance is None:
+        return None
+    ends = (*each.provenance.kept_layers[1:], each.provenance.num_teacher_layers)
+    pairs = zip(each.provenance.kept_layers, ends, strict=True)
+    return 1 + sum(end - start > 1 for start, end in pairs)

@@ -1,0 +1,69 @@
+"""What the names of metrics mean: in words, which way is better, and which belong together."""
+
+from __future__ import annotations
+
+_DIFFERENCE = "_difference"
+
+# Of the harness and of ours, where taking out the underscores is not enough.
+_LABELS = {
+    "acc": "Accuracy",
+    "acc_norm": "Accuracy, normalised by length",
+    "bits_per_byte": "Bits per byte",
+    "exact_match": "Exact match",
+    "f1": "F1",
+    "mcc": "Matthews correlation",
+}
+_LOWER = {"bits_per_byte", "loss", "nll", "brier_score", "ter", "wer", "cer"}
+_HIGHER = {"acc", "acc_norm", "exact_match", "f1", "mcc", "bleu", "chrf", "em"}
+
+# Two-sided 95 % of the normal distribution: a difference below so many standard errors is noise.
+NOISE = 1.96
+
+
+def label(metric: str) -> str:
+    """A metric in words; what follows a comma is the harness's name of a filter.
+
+    Args:
+        metric: As in the rows, such as `acc_norm` or `exact_match,strict-match`.
+    """
+    name, _, rest = metric.partition(",")
+    words = _LABELS.get(name) or name.replace("_", " ")
+    words = words[:1].upper() + words[1:]
+    return f"{words} ({rest})" if rest else words
+
+
+def lower_is_better(metric: str) -> bool | None:
+    """Which way a metric is better; None where its name does not tell."""
+    name = metric.partition(",")[0]
+    if name in _LOWER or name.endswith("perplexity"):
+        return True
+    higher = name in _HIGHER or name.startswith("rouge") or name.endswith(("_acc", "accuracy"))
+    return False if higher else None
+
+
+def better(metric: str) -> str:
+    """Which way a metric is better, in words; empty where its name does not tell."""
+    return {True: "lower is better", False: "higher is better", None: ""}[lower_is_better(metric)]
+
+
+def has_an_average(metric: str) -> bool:
+    """Whether a mean over tasks makes sense.
+
+    Perplexities of different texts are on scales of their own: one hard text would decide.
+    """
+    return not metric.partition(",")[0].endswith("perplexity")
+
+
+def is_difference(metric: str) -> bool:
+    """Whether it is a metric minus that of the member one size below."""
+    return metric.endswith(_DIFFERENCE)
+
+
+def difference_of(metric: str) -> str:
+    """The name of the difference of a metric to the member one size below."""
+    return metric + _DIFFERENCE
+
+
+def is_noise(value: float, stderr: float | None) -> bool:
+    """Whether a difference is less than `NOISE` of its paired standard errors."""
+    return stderr is not None and abs(value) < NOISE * stderr

@@ -1,0 +1,65 @@
+"""Points and members in words, for tooltips and for the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..units import show_bytes, show_count
+from .charts import Chart
+from .lines import Line, Point
+from .metrics import label, lower_is_better
+from .scale import show_value, show_with_error
+
+
+def tooltip(chart: Chart, line: Line, point: Point) -> list[str]:
+    """A point in a few lines, the first one a heading."""
+    heading = f"{point.name}, {line.label}" if point.name else line.label
+    sizes = [f"{show_count(point.parameters)} parameters"]
+    if point.layers is not None:
+        sizes.insert(0, f"{point.layers} layers")
+    if point.bytes is not None:
+        sizes.append(show_bytes(point.bytes))
+    lines = [heading, " · ".join(sizes), measured(chart, point)]
+    if point.change is not None:
+        lines.append(change(point))
+    return lines
+
+
+def measured(chart: Chart, point: Point) -> str:
+    """The value with its metric."""
+    return f"{label(chart.metric)} {show_with_error(point.value, point.stderr)}"
+
+
+def change(point: Point) -> str:
+    """The difference to the member one size below, and whether it is noise."""
+    assert point.change is not None
+    value, stderr = point.change
+    text = f"{show_with_error(value, stderr, sign=True)} against the size below"
+    return f"{text}: within noise" if point.is_noise else text
+
+
+def in_context(chart: Chart, line: Line, point: Point) -> str:
+    """A point's value beside those of the student and the teacher."""
+    ends = [other for other in line.points if other.name and other is not point]
+    beside = ", ".join(f"{other.name} {show_value(other.value)}" for other in ends)
+    joint = "," if chart.averaged else " on"
+    what = f"{measured(chart, point)}{joint} {chart.task}"
+    return f"{what} ({beside})." if beside else f"{what}."
+
+
+def better_and_smaller(chart: Chart, points: Sequence[Point], index: int) -> str:
+    """The best of the smaller members, if it was measured better; else nothing.
+
+    Args:
+        chart: The chart they are of.
+        points: By size.
+        index: Of the member in question.
+    """
+    lower = lower_is_better(chart.metric)
+    if lower is None or index == 0:
+        return ""
+    sign = 1.0 if lower else -1.0
+    best = min(points[:index], key=lambda point: sign * point.value)
+    if sign * best.value >= sign * points[index].value:
+        return ""
+    return f"{best.layers} layers measured better: {show_with_error(best.value, best.stderr)}."

@@ -1,0 +1,119 @@
+"""What is recorded beside results: where the family is, and what its members need to run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boomerang.checkpoint.family import FamilyOnDisk
+from boomerang.errors import ResultsError
+from boomerang.evaluate.provenance import (
+    PROVENANCE_FILE,
+    Provenance,
+    read_provenance,
+    write_provenance,
+)
+from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST
+from boomerang.report.budget import choices, fitting
+from boomerang.report.sources import read_sets
+from boomerang.sizing import choose, member_sizes
+from disk import save_pair
+from result_rows import text_rows, write_results
+
+# Of qwen2 half the layers have a sliding window of 8 tokens; gemma3 has tied matrices.
+NAMES = ("qwen2", "gemma3_text")
+
+
+def _measured(directory: Path, name: str, order: str = LAST_TO_FIRST) -> tuple[Path, Path, Path]:
+    """A pair on disk, and results of it beside."""
+    teacher, student = save_pair(directory / name, name)
+    layers = FamilyOnDisk.open(teacher, student).layers
+    values = [30.0 - k for k in range(layers.max_patch + 1)]
+    rows = text_rows("family", values, layers=layers, order=order)
+    results = write_results(directory / name / "results", rows)
+    write_provenance(results, teacher, student, rows)
+    return teacher, student, results
+
+
+def _read(results: Path) -> Provenance:
+    found = read_provenance(results)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_budget_names_the_member_that_sizing_chooses(name: str, tmp_path: Path) -> None:
+    teacher, student, results = _measured(tmp_path, name)
+    (one,) = choices(read_sets([results]))
+    family = FamilyOnDisk.open(teacher, student)
+    assert one.context == 64 and one.everything == len(one.candidates)
+    for context in (1, 5, 64):
+        sizes = member_sizes(family.pair, family.members(LAST_TO_FIRST), context=context)
+        assert [each.memory(context) for each in one.candidates] == [s.memory for s in sizes]
+        assert [each.weights for each in one.candidates] == [size.bytes for size in sizes]
+        for size in sizes:
+            assert size.memory is not None
+            for budget in (size.memory, size.memory + 1):
+                index = fitting(one.candidates, budget, context)
+                assert index is not None
+                wanted, _ = choose(sizes, memory=budget)
+                assert one.candidates[index].member == wanted.member.patched
+        assert fitting(one.candidates, (sizes[0].memory or 0) - 1, context) is None
+
+
+def test_members_of_another_order_are_added(tmp_path: Path) -> None:
+    teacher, student, results = _measured(tmp_path, "qwen3")
+    layers = FamilyOnDisk.open(teacher, student).layers
+    before = _read(results)
+    values = [30.0] * (layers.max_patch + 1)
+    rows = text_rows("family", values, layers=layers, order=FIRST_TO_LAST)
+    write_provenance(results, teacher, student, rows)
+    both = _read(results)
+    # The two ends are members of both orders.
+    assert len(both.built) == 2 * len(before.built) - 2
+    changed = [row.model_copy(update={"student": "other"}) for row in rows]
+    write_provenance(results, teacher, student, changed)
+    assert len(_read(results).built) == len(before.built)
+
+
+def test_the_recipe_and_who_they_are_is_recorded(tmp_path: Path) -> None:
+    teacher, student, results = _measured(tmp_path, "qwen3")
+    found = _read(results)
+    assert found.teacher.id == str(teacher) and found.teacher.hash == "t"
+    assert found.kept_layers == (0, 1, 3, 5) and found.num_teacher_layers == 7
+    assert found.dtype == "float32" and found.recipe is None
+    (student / "recipe.yaml").write_text("loss: {kl: 1}\n")
+    layers = FamilyOnDisk.open(teacher, student).layers
+    write_provenance(results, teacher, student, text_rows("family", [1.0] * 4, layers=layers))
+    assert _read(results).recipe == "loss: {kl: 1}\n"
+
+
+def test_baselines_write_nothing(tmp_path: Path) -> None:
+    teacher, student = save_pair(tmp_path, "qwen3")
+    write_provenance(tmp_path, teacher, student, text_rows("random", [1.0] * 4))
+    assert not (tmp_path / PROVENANCE_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 7}, "has schema version 7, not 1"),
+        ({"teacher": "somewhere"}, 'field "teacher" is missing or broken'),
+        ({"context": 0}, 'field "context" is missing or broken'),
+        ({"built": [{"member": [], "parameters": 1}]}, 'field "built.0.bytes" is missing'),
+    ],
+)
+def test_a_damaged_record_is_refused_by_field(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    _, _, results = _measured(tmp_path, "qwen3")
+    path = results / PROVENANCE_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ResultsError, match=message):
+        read_sets([results])
+    path.write_text("{")
+    with pytest.raises(ResultsError, match="cannot be read as JSON"):
+        read_provenance(results)
