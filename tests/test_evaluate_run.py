@@ -16,13 +16,16 @@ from transformers import AutoTokenizer
 from boomerang import Family, LayerMap, init_student
 from boomerang.checkpoint.hashing import content_hash
 from boomerang.errors import CheckpointError, OutputError, ResultsError
-from boomerang.evaluate import evaluate, run
+from boomerang.evaluate import evaluate
 from boomerang.evaluate.documents import read_documents
-from boomerang.evaluate.members import evaluate_family, score_windows
+from boomerang.evaluate.members import evaluate_family
 from boomerang.evaluate.results import Row, current, read_results
+from boomerang.evaluate.scorer import Scorer
 from boomerang.evaluate.statistics import paired_difference
 
 LAYERS = LayerMap((0, 2, 4), 5)
+# The members along the order, by their layers: what is patched.
+BY_DEPTH: dict[int, tuple[int, ...]] = {3: (), 4: (0,), 5: (0, 1, 2)}
 SETTINGS: dict[str, Any] = {"window": 64, "order": "first-to-last"}
 
 
@@ -46,12 +49,15 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """A list that grows with every batch: the member's patched layers, for each of its windows."""
     scored: list[tuple[int, ...]] = []
 
-    def counting(family: Any, members: Any, windows: Any, **kwargs: Any) -> Any:
-        for batch in score_windows(family, members, windows, **kwargs):
-            scored.extend(member.patched for member in members for _ in batch[0])
+    whole = Scorer.run
+
+    def counting(scorer: Scorer, requests: Any) -> Any:
+        for batch in whole(scorer, requests):
+            members = [BY_DEPTH[model.config.num_hidden_layers] for model in scorer.models]
+            scored.extend(member for member in members for _ in batch.requests)
             yield batch
 
-    monkeypatch.setattr(run, "score_windows", counting)
+    monkeypatch.setattr(Scorer, "run", counting)
     return scored
 
 
@@ -152,16 +158,16 @@ def test_an_interrupted_run_keeps_the_windows_that_are_done(
     whole = evaluate(stories, student, tmp_path / "whole", **settings)
     windows = len(passes) // 3
     passes.clear()
-    counting = run.score_windows
+    counting = Scorer.run
 
-    def interrupted(*args: Any, **kwargs: Any) -> Any:
-        yield from itertools.islice(counting(*args, **kwargs), 3)
+    def interrupted(scorer: Scorer, requests: Any) -> Any:
+        yield from itertools.islice(counting(scorer, requests), 3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "score_windows", interrupted)
+    monkeypatch.setattr(Scorer, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate(stories, student, tmp_path / "out", members=[0, 2], **settings)
-    monkeypatch.setattr(run, "score_windows", counting)
+    monkeypatch.setattr(Scorer, "run", counting)
     assert len(passes) == 2 * 6
     # A member that was not asked for before joins the others where they stopped.
     rows = evaluate(stories, student, tmp_path / "out", **settings)
@@ -193,10 +199,10 @@ def test_another_evaluation_is_refused(
     out = tmp_path / "out"
     evaluate(stories, student, out, texts=[text], members=[0], **SETTINGS)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(OutputError, match="window is 64 there and 32 here"):
+    with pytest.raises(OutputError, match="window of stories is 64 there and 32 here"):
         evaluate(stories, student, out, texts=[text], window=32)
     text.write_text("Another story.")
-    with pytest.raises(OutputError, match="text is"):
+    with pytest.raises(OutputError, match="text of stories is"):
         evaluate(stories, student, out, texts=[text], **SETTINGS)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -212,9 +218,9 @@ def test_outputs_that_cannot_be_continued(
     (out / "scores.jsonl").write_text('{"student": "x"}\n')
     with pytest.raises(ResultsError, match=r'scores\.jsonl line 1: field "member"'):
         evaluate(stories, student, out, texts=[text], **SETTINGS)
-    score = {"student": "x", "member": [], "parameters": 1, "bytes": 1, "windows": [0], "nll": []}
+    score = {"student": "x", "member": [], "task": "y", "items": [0], "answers": []}
     (out / "scores.jsonl").write_text(json.dumps(score) + "\n")
-    with pytest.raises(ResultsError, match=r'scores\.jsonl line 1: field "nll"'):
+    with pytest.raises(ResultsError, match=r'scores\.jsonl line 1: field "answers"'):
         evaluate(stories, student, out, texts=[text], **SETTINGS)
     (out / "evaluation.json").unlink()
     with pytest.raises(OutputError, match=r"has results but no evaluation\.json"):

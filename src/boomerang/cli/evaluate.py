@@ -1,59 +1,42 @@
-"""`boomerang evaluate`: measure the members of a family on text."""
+"""`boomerang evaluate`: measure the members of a family on text and on tasks."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import DataError
 from . import options
+from .measuring import Measuring, Results, measuring
 
 
+@measuring
 def evaluate(
     teacher: options.Teacher,
     student: options.Student,
-    out: Annotated[Path, typer.Argument(help="The directory for results.jsonl.")],
-    text: Annotated[
-        list[Path] | None, typer.Option(help="UTF-8 text to measure on; may be repeated.")
-    ] = None,
+    out: Results,
+    common: Measuring,
     members: Annotated[str, typer.Option(help="all, or values of patch such as 0,4,8.")] = "all",
     order: options.OrderOption = None,
-    window: Annotated[
-        int | None,
-        typer.Option(min=1, help="The most positions a member sees at once (default 2048)."),
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(min=1, help="Tokens scored per window (default half the window).")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Windows at a time (default: a reasonable number of tokens)."),
-    ] = None,
-    as_json: options.Json = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = None,
-    attn_implementation: options.Attention = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Measure perplexity and bits per byte of every size; an interrupted run is continued."""
-    if not text:
-        raise DataError("there is nothing to measure on", fix="give --text FILE")
+    """Measure every size on text and on tasks; an interrupted run is continued.
+
+    `torchrun --nproc-per-node N -m boomerang evaluate ...` shares the work among N processes.
+    """
+    settings = common.settings()
     chosen = None if members == "all" else options.layer_list(members, "--members")
-    kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
+    keep, loading = common.keep, common.loading()
 
-    from rich.console import Console
-
+    from ..checkpoint.pairing import pair_up
+    from ..checkpoint.resolve import resolve
     from ..evaluate import evaluate as measure
-    from ..report.table import member_tables
+    from ..evaluate.parallel import is_first
 
     rows = measure(
-        teacher, student, out, texts=text, members=chosen, order=order,
-        window=window, stride=stride, batch_size=batch_size, **kwargs,
-    )  # fmt: skip
-    if as_json:
-        typer.echo("\n".join(row.model_dump_json() for row in rows))
-        return
-    for table in member_tables(rows):
-        Console().print(table)
+        teacher, student, out, members=chosen, order=order, keep=keep, **settings, **loading
+    )
+    common.show(rows)
+    if order is None and is_first():
+        # What they were resolved to just now is in the cache.
+        theirs, ours = (resolve(each, weights=False) for each in (teacher, student))
+        typer.echo(str(pair_up(theirs, ours, keep)), err=True)

@@ -134,11 +134,20 @@ def score_windows(
     longest = max(len(window.inputs) for window in windows)
     scorer = Scorer.of(family, members, max_length=longest, batch_size=batch_size)
     for scored in scorer.run([window.request for window in windows]):
-        finite = np.isfinite(scored.log_likelihood).all(axis=1)
-        if not finite.all():
-            raise ResultsError(
-                "the model gives log-likelihoods that are not finite",
-                where=f"member {list(members[int(finite.argmin())].patched)}",
-                fix="its weights are broken, or its dtype is too narrow (try float32)",
-            )
+        check_finite(members, scored.log_likelihood)
         yield scored.requests, -scored.log_likelihood
+
+
+def check_finite(members: Sequence[Member], log_likelihood: Floats) -> None:
+    """Refuse log-likelihoods, shape (members, n), that are not finite.
+
+    Raises:
+        ResultsError: One is not; names the member.
+    """
+    finite = np.isfinite(log_likelihood).all(axis=1)
+    if not finite.all():
+        raise ResultsError(
+            "the model gives log-likelihoods that are not finite",
+            where=f"member {list(members[int(finite.argmin())].patched)}",
+            fix="its weights are broken, or its dtype is too narrow (try float32)",
+        )

@@ -17,12 +17,13 @@ from rich.progress import (
 
 
 @contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Show how far a piece of work has come; yields a function to call with each step's size.
 
     Args:
         what: The work, a word or two.
         total: Steps in all.
+        shown: Whether there is a bar to see.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -31,6 +32,6 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(what, total=total)
         yield lambda steps: progress.advance(task, steps)

@@ -7,7 +7,7 @@ to know where the two are, and how much memory a member takes for a text of some
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -116,7 +116,11 @@ class Provenance(_Model):
 
 
 def write_provenance(
-    out: str | Path, teacher: str | Path, student: str | Path, rows: Sequence[Row]
+    out: str | Path,
+    teacher: str | Path,
+    student: str | Path,
+    rows: Sequence[Row],
+    keep: Iterable[int] | None = None,
 ) -> None:
     """Write `family.json` beside the results; members of the same family that it named stay.
 
@@ -128,12 +132,13 @@ def write_provenance(
         teacher: The teacher as the user named it.
         student: The student as the user named it.
         rows: What was measured of it just now.
+        keep: The teacher layers that the student keeps, where it does not say so itself.
     """
     rows = [row for row in rows if row.series == FAMILY]
     if not rows:
         return
     try:
-        found = _provenance(FamilyOnDisk.open(teacher, student), rows)
+        found = _provenance(FamilyOnDisk.open(teacher, student, keep=keep), rows)
     except BoomerangError:
         return
     path = Path(out) / PROVENANCE_FILE

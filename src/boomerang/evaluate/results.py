@@ -102,13 +102,21 @@ def current(rows: Sequence[Row]) -> list[Row]:
     """The rows that still hold: of a row written twice the last, of a series the last student.
 
     A file keeps what was measured of a student that has changed since; a report must not mix them.
+    A series in which no row has patched layers or an order is of models that stand alone: each is a
+    student of its own, and the last of each size (layers and parameters) holds.
 
     Args:
         rows: Rows in the order of writing.
     """
-    students = {(row.teacher, row.series): row.student for row in rows}
+    families = {(row.teacher, row.series) for row in rows if row.member or row.order is not None}
+
+    def of_one_student(row: Row) -> tuple[object, ...]:
+        series = (row.teacher, row.series)
+        return series if series in families else (*series, row.num_layers, row.parameters)
+
+    students = {of_one_student(row): row.student for row in rows}
     last = {row.key: row for row in rows}
-    return [row for row in last.values() if row.student == students[row.teacher, row.series]]
+    return [row for row in last.values() if row.student == students[of_one_student(row)]]
 
 
 def _row(value: object, path: Path, number: int) -> Row:

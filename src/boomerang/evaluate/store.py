@@ -1,129 +1,200 @@
-"""The output directory of an evaluation: its settings, scores by window, and rows."""
+"""The output directory of an evaluation: its settings, answers by item, outcomes, and rows."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..checkpoint.output import write_text
 from ..errors import OutputError, ResultsError
 from ..layers import Member
-from .documents import Text
 from .jsonl import append_lines, read_lines
-from .members import MemberScore
+from .questions import Answer, Questions
 from .results import RESULTS_FILE, Row, append_results, read_results
 
 SETTINGS_FILE = "evaluation.json"
 SCORES_FILE = "scores.jsonl"
+OUTCOMES_FILE = "outcomes.jsonl"
+
+_Key = tuple[str, tuple[int, ...], str]
 
 
-class StoredScore(BaseModel):
-    """A line of `scores.jsonl`: a member's negative log-likelihoods, in nats, of some windows."""
+class _Line(BaseModel):
+    """What was measured of a member of a student (a content hash) on a task (`content`)."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     student: str
     member: tuple[int, ...]
-    parameters: int
-    bytes: int
-    windows: tuple[int, ...]
-    nll: tuple[float, ...]
+    task: str
+
+    @property
+    def key(self) -> _Key:
+        return (self.student, self.member, self.task)
+
+
+class StoredAnswers(_Line):
+    """A line of `scores.jsonl`: a member's answers to some items of a task."""
+
+    items: tuple[int, ...]
+    answers: tuple[Answer, ...]
 
     @model_validator(mode="after")
-    def _one_value_each(self) -> StoredScore:
-        if len(self.windows) != len(self.nll):
-            raise ValueError("not as many values as windows")
+    def _one_answer_each(self) -> StoredAnswers:
+        if len(self.items) != len(self.answers):
+            raise ValueError("not as many answers as items")
         return self
 
 
-@dataclass
-class _Measured:
-    """What is known of a member: its size, and a value by window."""
+class Outcome(_Line):
+    """A line of `outcomes.jsonl`: what lm-evaluation-harness made of a member's answers.
 
-    parameters: int
-    bytes: int
-    nll: dict[int, float] = field(default_factory=dict)
+    Attributes:
+        documents: The number of documents.
+        values: For each metric and filter (as `acc,none`) the value and its standard error.
+        by_document: What a metric was computed from, where it can be paired with another member's:
+            a number for each document, or a sum and its weight.
+    """
+
+    documents: int
+    values: dict[str, tuple[float, float | None]]
+    by_document: dict[str, tuple[float | tuple[float, float], ...]]
 
 
 class Store:
-    """An output directory that is continued when its settings are the same.
+    """An output directory, continued for the same teacher, kept layers and dtype.
+
+    Tasks may be added; one that is there must be asked with the settings it was asked with.
 
     Args:
         out: The directory; made if need be.
-        settings: What makes two evaluations comparable, as JSON values.
+        settings: What makes any two tasks comparable, as JSON values.
+        questions: The tasks of this run.
+        groups: The settings of groups of tasks by name.
+        part: Which of the processes that share an evaluation writes; each writes its own answers.
 
     Raises:
         OutputError: `out` cannot be written, or holds an evaluation with other settings.
         ResultsError: A file in it is damaged.
     """
 
-    def __init__(self, out: str | Path, settings: Mapping[str, Any]) -> None:
-        out = Path(out)
-        self.results = out / RESULTS_FILE
-        self._scores_file = out / SCORES_FILE
+    def __init__(
+        self,
+        out: str | Path,
+        settings: Mapping[str, Any],
+        questions: Sequence[Questions],
+        *,
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
+        part: int = 0,
+    ) -> None:
+        self.out = Path(out)
+        self.results = self.out / RESULTS_FILE
+        self._scores_file = self.out / (f"scores.{part}.jsonl" if part else SCORES_FILE)
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
-        path = out / SETTINGS_FILE
+            raise OutputError(f"cannot be written ({error.strerror})", where=self.out) from None
+        tasks = {each.task: dict(each.settings) for each in questions}
+        self._claim({**settings, "tasks": {**tasks, **(groups or {})}})
+        self._rows = set(read_results(self.results)) if self.results.exists() else set()
+        self._unwritten: list[StoredAnswers] = []
+        self._written = time.monotonic()
+        self._wanted = {each.content for each in questions}
+        self._answers: dict[_Key, dict[int, Answer]] = {}
+        self.read_answers()
+        outcomes = self.out / OUTCOMES_FILE
+        lines = _read(outcomes, Outcome) if outcomes.exists() else []
+        self._outcomes = {line.key: line for line in lines}
+
+    def _claim(self, settings: dict[str, Any]) -> None:
+        path = self.out / SETTINGS_FILE
         if path.exists():
-            _check_same(_read_settings(path), settings, out)
+            there = _read_settings(path)
+            _check_same(there, settings, self.out)
+            settings["tasks"] = {**there.get("tasks", {}), **settings["tasks"]}
+            if there == settings:
+                return
         elif self.results.exists():
             raise OutputError(
-                f"has results but no {SETTINGS_FILE}", where=out, fix="name another directory"
+                f"has results but no {SETTINGS_FILE}", where=self.out, fix="name another directory"
             )
-        else:
-            write_text(path, json.dumps(settings, indent=2) + "\n")
-        self._rows = set(read_results(self.results)) if self.results.exists() else set()
-        self._unwritten: list[StoredScore] = []
-        self._written = time.monotonic()
-        self._measured: dict[tuple[str, tuple[int, ...]], _Measured] = {}
-        if self._scores_file.exists():
-            for stored in _read_scores(self._scores_file):
-                self._remember(stored)
+        write_text(path, json.dumps(settings, indent=2) + "\n")
 
-    def missing(self, student: str, member: Member, text: Text) -> tuple[int, ...]:
-        """The windows of the text on which a member has not been measured."""
-        measured = self._measured.get((student, member.patched))
-        done = measured.nll if measured else {}
-        return tuple(index for index in range(len(text.windows)) if index not in done)
+    def missing(self, student: str, member: Member, questions: Questions) -> tuple[int, ...]:
+        """The items of a task that a member has not answered."""
+        done = self._answers.get((student, member.patched, questions.content), {})
+        return tuple(item for item in questions.items if item not in done)
 
-    def score(self, student: str, member: Member, text: Text) -> MemberScore | None:
-        """What was measured of a member of the student with this content hash, if all was."""
-        if self.missing(student, member, text):
+    def answers(self, student: str, member: Member, questions: Questions) -> list[Answer] | None:
+        """A member's answers to all items of a task, if all are there.
+
+        Args:
+            student: The content hash of the student.
+            member: Which member.
+            questions: The task.
+        """
+        if self.missing(student, member, questions):
             return None
-        measured = self._measured[student, member.patched]
-        nll = np.array([measured.nll[index] for index in range(len(text.windows))])
-        return MemberScore(member, measured.parameters, measured.bytes, text.scores(nll))
+        done = self._answers[student, member.patched, questions.content]
+        return [done[item] for item in questions.items]
 
-    def add_score(self, score: StoredScore) -> None:
-        """Note what was measured of a member; `write` brings it to the disk."""
-        self._remember(score)
-        self._unwritten.append(score)
+    def add_answers(
+        self,
+        student: str,
+        member: Member,
+        questions: Questions,
+        items: Sequence[int],
+        answers: Sequence[Answer],
+    ) -> None:
+        """Note what a member answered; `write` brings it to the disk."""
+        line = StoredAnswers(
+            student=student,
+            member=member.patched,
+            task=questions.content,
+            items=tuple(items),
+            answers=tuple(answers),
+        )
+        self._remember(line)
+        self._unwritten.append(line)
 
     def write(self, least_seconds: float = 0) -> None:
-        """Write the scores that were added since the last time.
+        """Write the answers that were added since the last time.
 
         Args:
             least_seconds: Not if the last time is less long ago.
         """
         now = time.monotonic()
         if now - self._written >= least_seconds:
-            append_lines(self._scores_file, [s.model_dump() for s in _joined(self._unwritten)])
+            append_lines(
+                self._scores_file, [line.model_dump() for line in _joined(self._unwritten)]
+            )
             self._unwritten.clear()
             self._written = now
 
-    def _remember(self, score: StoredScore) -> None:
-        key = (score.student, score.member)
-        measured = self._measured.setdefault(key, _Measured(score.parameters, score.bytes))
-        measured.nll.update(zip(score.windows, score.nll, strict=True))
+    def read_answers(self) -> None:
+        """Read what all processes have written."""
+        for path in sorted(self.out.glob("scores*.jsonl")):
+            for line in _read(path, StoredAnswers):
+                if line.task in self._wanted:
+                    self._remember(line)
+
+    def _remember(self, line: StoredAnswers) -> None:
+        done = self._answers.setdefault(line.key, {})
+        done.update(zip(line.items, line.answers, strict=True))
+
+    def outcome(self, student: str, member: Member, questions: Questions) -> Outcome | None:
+        """What the harness made of a member's answers, if that was done."""
+        return self._outcomes.get((student, member.patched, questions.content))
+
+    def add_outcome(self, outcome: Outcome) -> None:
+        """Keep an outcome."""
+        append_lines(self.out / OUTCOMES_FILE, [outcome.model_dump()])
+        self._outcomes[outcome.key] = outcome
 
     def add_rows(self, rows: Iterable[Row]) -> None:
         """Add rows to the results, except those that stand there already."""
@@ -143,39 +214,54 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], out: Path) -> None:
-    differing = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    if differing:
-        details = ", ".join(
-            f"{key} is {there.get(key)} there and {here.get(key)} here" for key in differing
-        )
+    """Refuse other settings; those of tasks count where both sides have the task."""
+    details = _differences({**there, "tasks": 0}, {**here, "tasks": 0}, "")
+    tasks = there.get("tasks", {})
+    for name in here["tasks"]:
+        if name in tasks and not details:
+            details = _differences(tasks[name], here["tasks"][name], f" of {name}")
+    if details:
         raise OutputError(
-            f"holds another evaluation: {details}", where=out, fix="name another directory"
+            f"holds another evaluation: {', '.join(details)}",
+            where=out,
+            fix="name another directory",
         )
 
 
-def _joined(scores: Iterable[StoredScore]) -> list[StoredScore]:
-    """The same scores, those of a member as one."""
-    of_member: dict[tuple[str, tuple[int, ...]], list[StoredScore]] = {}
-    for score in scores:
-        of_member.setdefault((score.student, score.member), []).append(score)
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], of: str) -> list[str]:
+    return [
+        f"{key}{of} is {there.get(key)} there and {here.get(key)} here"
+        for key in {**there, **here}
+        if there.get(key) != here.get(key)
+    ]
+
+
+def _joined(lines: Iterable[StoredAnswers]) -> list[StoredAnswers]:
+    """The same answers, those of a member to a task as one."""
+    of_member: dict[_Key, list[StoredAnswers]] = {}
+    for line in lines:
+        of_member.setdefault(line.key, []).append(line)
     return [
         parts[0].model_copy(
             update={
-                "windows": tuple(window for part in parts for window in part.windows),
-                "nll": tuple(value for part in parts for value in part.nll),
+                "items": tuple(item for part in parts for item in part.items),
+                "answers": tuple(answer for part in parts for answer in part.answers),
             }
         )
         for parts in of_member.values()
     ]
 
 
-def _read_scores(path: Path) -> list[StoredScore]:
-    scores = []
+_AnyLine = TypeVar("_AnyLine", bound=_Line)
+
+
+def _read(path: Path, kind: type[_AnyLine]) -> list[_AnyLine]:
+    lines = []
     for number, value in read_lines(path):
         try:
-            scores.append(StoredScore.model_validate(value))
+            lines.append(kind.model_validate(value))
         except ValidationError as error:
-            name = ".".join(str(part) for part in error.errors()[0]["loc"]) or "nll"
+            name = ".".join(str(part) for part in error.errors()[0]["loc"]) or "answers"
             where = f"{path} line {number}"
             raise ResultsError(f'field "{name}" is missing or broken', where=where) from None
-    return scores
+    return lines
