@@ -113,7 +113,7 @@ It is a plain checkpoint of the teacher's architecture: whatever reads the teach
 
 ## Licence
 
-{_licence_text(licence)}
+{licence_text(licence)}
 
 ## Citation
 
@@ -148,7 +148,8 @@ def _spell(who: Identity) -> str:
     return f"`{who.id}`" if who.revision is None else f"`{who.id}` at `{who.revision}`"
 
 
-def _licence_text(licence: dict[str, str]) -> str:
+def licence_text(licence: dict[str, str]) -> str:
+    """What a card says of the terms of a model made from a teacher, by the teacher's own card."""
     if not licence:
         return (
             "The teacher's card names no licence; the teacher's terms apply to this model as well."

@@ -7,23 +7,22 @@ back into the untouched cut of the teacher, in the same order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from ..checkpoint.hashing import content_hash
 from ..checkpoint.resolve import resolve
+from ..evaluate.arguments import measure_arguments
+from ..evaluate.parallel import own_device
 from ..evaluate.results import Row
 from ..evaluate.run import measure
 from ..family import Family
 from ..layers import LayerMap, Member, Order
 from ..loading import load_model, load_tokenizer
 from ..student import cut
-
-if TYPE_CHECKING:
-    import torch
 
 SERIES = "naive"
 
@@ -50,15 +49,10 @@ def evaluate_naive(
     layers: LayerMap,
     out: str | Path,
     *,
-    texts: Iterable[str | Path],
     members: Iterable[int | Member] | None = None,
     order: Order | None = None,
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 8,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    **model_kwargs: Any,
+    loading: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> list[Row]:
     """Measure naive pruning, as rows of the series `naive`.
 
@@ -69,15 +63,11 @@ def evaluate_naive(
         teacher: A directory or a hub id, with or without `@revision`.
         layers: The teacher layers to keep: those of the student it is compared with.
         out: The output directory.
-        texts: As in `boomerang.evaluate`, as are all that follow.
-        members: Which members.
+        members: As in `boomerang.evaluate`.
         order: The order of patching; by default the paper's for the architecture.
-        window: The most positions a member sees at once.
-        stride: Tokens scored per window.
-        batch_size: Windows per call of a model.
-        dtype: Of the teacher; by default its own.
-        device: For the teacher; by default the CPU.
-        **model_kwargs: For `from_pretrained`.
+        loading: How the teacher is loaded: `dtype`, `device` and more for `from_pretrained`.
+        **settings: What to measure on and how, as for `boomerang.evaluate`: `texts`, `tasks`,
+            `window`, ...
 
     Returns:
         The rows of the members asked for, finished before or now.
@@ -85,23 +75,22 @@ def evaluate_naive(
     Raises:
         BoomerangError: As in `boomerang.evaluate`.
     """
-    trust = bool(model_kwargs.get("trust_remote_code", False))
+    asked = measure_arguments(out, **settings)
+    loading = dict(loading or {})
+    trust = bool(loading.get("trust_remote_code", False))
     teacher = resolve(teacher, trust_remote_code=trust)
     teacher_hash = content_hash(teacher)
-    model = load_model(teacher, dtype=dtype, device=device, **model_kwargs)
+    model = load_model(teacher, **loading | {"device": own_device(loading.get("device"))})
     return measure(
         naive_family(model, layers),
         out,
-        texts,
-        load_tokenizer(teacher, trust_remote_code=trust),
+        tokenizer=load_tokenizer(teacher, trust_remote_code=trust),
         teacher_hash=teacher_hash,
         student_hash=cut_hash(teacher_hash, layers),
         series=SERIES,
         members=members,
         order=order,
-        window=window,
-        stride=stride,
-        batch_size=batch_size,
+        **asked,
     )
 
 

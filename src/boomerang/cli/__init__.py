@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import typer
 
 from .. import __version__
-from ..errors import BoomerangError
+from ..errors import BoomerangError, BoomerangWarning
+from .baseline import app as baseline
 from .build import build
 from .demo import demo
 from .distill import distill
 from .evaluate import evaluate
 from .generate import generate
 from .init import init
+from .inspect import inspect
+from .report import report
 from .sizes import sizes
 from .verify import verify
 
@@ -39,6 +45,9 @@ app.command(rich_help_panel=_CHOOSE)(generate)
 app.command(rich_help_panel=_CHOOSE)(build)
 app.command(rich_help_panel=_CHOOSE)(verify)
 app.command(rich_help_panel=_MEASURE)(evaluate)
+app.command(rich_help_panel=_MEASURE)(report)
+app.command(rich_help_panel=_MEASURE)(inspect)
+app.add_typer(baseline, name="baseline", rich_help_panel=_MEASURE)
 app.command(rich_help_panel=_MEASURE)(demo)
 
 
@@ -63,6 +72,7 @@ def _common(
 
 def main() -> None:
     """Run the command line: a user's mistake is one line on standard error and exit code 2."""
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except BoomerangError as error:
@@ -73,6 +83,16 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = _say("interrupted", 1)
     raise SystemExit(code)
+
+
+def _show_warning(
+    show: Callable[..., None], message: Warning | str, *arguments: Any, **keywords: Any
+) -> None:
+    """Show a warning of ours as one line, without the line of code it comes from."""
+    if isinstance(message, BoomerangWarning):
+        _say(f"warning: {message}", 0)
+    else:
+        show(message, *arguments, **keywords)
 
 
 def _say(message: str, code: int) -> int:

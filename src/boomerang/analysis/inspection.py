@@ -1,0 +1,192 @@
+"""What a teacher and its student look like inside, on text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..architecture.modules import layer_stack
+from ..checkpoint.resolve import resolve
+from ..evaluate.documents import Text, prepare, read_documents
+from ..evaluate.perplexity import fit_window
+from ..family import Family
+from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member
+from ..loading import load_model, load_tokenizer
+from .advice import Advice, advise_keep, advise_order
+from .prediction import Prediction, predictions
+from .similarity import Similarity, similarity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ORDERS = (LAST_TO_FIRST, FIRST_TO_LAST)
+
+
+@dataclass(frozen=True)
+class Patched:
+    """A member and how it predicts the text.
+
+    Attributes:
+        member: Which one.
+        prediction: Its loss, and its KL from the teacher.
+    """
+
+    member: Member
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was measured, and the advice that follows.
+
+    Attributes:
+        teacher: The teacher's states among themselves, pairs before and after each layer.
+        keep: The layers to keep.
+        student: The student's states against the teacher's; None without a student.
+        ends: The student and the teacher.
+        alone: For each student layer the member with that layer patched and no other.
+        orders: Members along each sequential order, of the same patches.
+        order: The end to patch from; None without a student or where it has no size between.
+    """
+
+    teacher: Similarity
+    keep: Advice
+    student: Similarity | None = None
+    ends: tuple[Patched, ...] = ()
+    alone: tuple[Patched, ...] = ()
+    orders: tuple[Patched, ...] = ()
+    order: Advice | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures as JSON values."""
+        content: dict[str, Any] = {
+            "teacher": _similarity_json(self.teacher),
+            "keep": asdict(self.keep),
+        }
+        if self.student is not None:
+            content |= {
+                "student": _similarity_json(self.student),
+                "ends": [_patched_json(each) for each in self.ends],
+                "alone": [_patched_json(each) for each in self.alone],
+                "orders": [_patched_json(each) for each in self.orders],
+                "order": None if self.order is None else asdict(self.order),
+            }
+        return content
+
+
+def inspect_paths(
+    teacher: str | Path,
+    student: str | Path | None,
+    texts: Sequence[str | Path],
+    *,
+    every: int = 2,
+    keep: Iterable[int] | None = None,
+    **loading: Any,
+) -> Inspection:
+    """Inspect checkpoints: `inspect_family`, or without a student `inspect_teacher`.
+
+    Args:
+        teacher: A directory or a hub id, with or without `@revision`.
+        student: The same, or None.
+        texts: UTF-8 text files; all of it is looked at, in windows of at most 2048 tokens.
+        every: As in `inspect_teacher`.
+        keep: The teacher layers that the student keeps, where it has no `student_config.json`.
+        **loading: `device`, `dtype` and more for `from_pretrained`.
+
+    Raises:
+        BoomerangError: A checkpoint or a text cannot be used.
+    """
+    trust = bool(loading.get("trust_remote_code", False))
+    directory = resolve(teacher, trust_remote_code=trust)
+    documents = read_documents(texts)
+    tokenizer = load_tokenizer(directory, trust_remote_code=trust)
+    family = None
+    if student is not None:
+        family = Family.from_pretrained(directory, student, keep=keep, **loading)
+    model = load_model(directory, **loading) if family is None else family.teacher
+    window = fit_window(model.config)
+    text = prepare(documents, tokenizer, window=window, stride=window)
+    return inspect_teacher(model, text, every) if family is None else inspect_family(family, text)
+
+
+def inspect_teacher(teacher: PreTrainedModel, text: Text, every: int = 2) -> Inspection:
+    """The states between a teacher's layers, and the layers to keep.
+
+    Args:
+        teacher: A live teacher in evaluation mode; left as it is.
+        text: What it runs over.
+        every: As in `LayerMap.every`, whose number of layers is kept, in blocks as long.
+
+    Raises:
+        LayerMapError: `every` is out of range for the teacher.
+    """
+    usual = LayerMap.every(every, len(layer_stack(teacher)))
+    states, _ = similarity(teacher, text)
+    return Inspection(states, advise_keep(states.cosine.tolist(), usual))
+
+
+def inspect_family(family: Family, text: Text) -> Inspection:
+    """How well each student layer stands in for its block, and what patching it alone does.
+
+    All members that are measured run over the whole text: those with one patched layer, and three
+    along each sequential order (the first size above the student, the middle, the last below the
+    teacher).
+
+    Args:
+        family: In memory, in evaluation mode; left as it is.
+        text: What its models run over.
+    """
+    layers = family.layers
+    states, across = similarity(family.teacher, text, family)
+    ends = [layers.member(patch=0), layers.member(blocks=range(layers.num_student_layers))]
+    alone = [layers.member(blocks=[i]) for i in range(layers.num_student_layers)]
+    largest = layers.max_patch - 1
+    between = sorted({1, largest // 2 + 1, largest}) if largest >= 1 else []
+    orders = [layers.member(patch, order) for order in _ORDERS for patch in between]
+    members = [*ends, *alone, *orders]
+    # Some members are named twice, such as the first patch of an order.
+    unique = list(dict.fromkeys(members))
+    models = [family.model(member).eval() for member in unique]
+    measured = dict(zip(unique, predictions(models, text, reference=family.teacher), strict=True))
+    kl = {
+        order: [measured[member].kl for member in orders if member.order == order]
+        for order in _ORDERS
+    }
+    single = [measured[member].kl for member in alone]
+
+    def patched(members: Sequence[Member]) -> tuple[Patched, ...]:
+        return tuple(Patched(member, measured[member]) for member in members)
+
+    return Inspection(
+        teacher=states,
+        keep=advise_keep(states.cosine.tolist(), layers),
+        student=across,
+        ends=patched(ends),
+        alone=patched(alone),
+        orders=patched(orders),
+        order=advise_order(kl, single, measured[ends[0]].kl) if between else None,
+    )
+
+
+def _similarity_json(states: Similarity) -> dict[str, Any]:
+    return {
+        "cosine": states.cosine.tolist(),
+        "pairs": [
+            {"states": list(pair), "cosine": cosine, "relative_squared_error": error}
+            for pair, (cosine, error) in zip(states.pairs, states.of_pairs(), strict=True)
+        ],
+    }
+
+
+def _patched_json(patched: Patched) -> dict[str, Any]:
+    member, prediction = patched.member, patched.prediction
+    return {
+        "patched": list(member.patched),
+        "order": member.order,
+        "num_layers": member.num_layers,
+        "loss": prediction.loss,
+        "perplexity": prediction.perplexity,
+        "kl": prediction.kl,
+    }

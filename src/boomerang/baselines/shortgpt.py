@@ -1,0 +1,68 @@
+"""ShortGPT: the layers that change the state least go, all at once and without training.
+
+arXiv 2403.03853. Any number of layers, any of them, the first one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..analysis.distance import cosine_sum
+from ..analysis.running import batches, final_states, watched
+from ..architecture.modules import layer_stack
+from ..errors import LayerMapError
+from ..evaluate.documents import Text
+from .plan import Plan, keep
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SERIES = "shortgpt"
+
+
+@torch.no_grad()
+def block_influence(teacher: PreTrainedModel, text: Text) -> list[float]:
+    """Block influence of every layer: BI_i = 1 - mean cos(layer input, layer output).
+
+    The mean is over all tokens of the text, in fp32; states are looked at while the teacher runs
+    and not kept (arXiv 2403.03853, section 3.2).
+
+    Args:
+        teacher: In evaluation mode.
+        text: Calibration text.
+    """
+    sums = [0.0] * len(layer_stack(teacher))
+    count = 0
+    for batch in batches(text.windows, teacher.device):
+
+        def see(layer: int, before: Tensor, after: Tensor, read: Tensor = batch.read) -> None:
+            a, b = (state.flatten(0, 1)[read.to(state.device)] for state in (before, after))
+            sums[layer] += cosine_sum(a, b)
+
+        with watched(teacher, see):
+            final_states(teacher, batch)
+        count += len(batch.read)
+    return [1 - value / count for value in sums]
+
+
+def remove_lowest(influence: Sequence[float], num_layers: int) -> Plan:
+    """The model of the layers with the highest influence; of equals the lower layers stay.
+
+    Args:
+        influence: Of every teacher layer.
+        num_layers: How many stay.
+
+    Raises:
+        LayerMapError: None or all would go.
+    """
+    if not 1 <= num_layers < len(influence):
+        raise LayerMapError(
+            f"{num_layers} of {len(influence)} layers cannot be kept",
+            fix=f"give 1 to {len(influence) - 1}",
+        )
+    ranked = sorted(range(len(influence)), key=lambda layer: (-influence[layer], layer))
+    return keep(ranked[:num_layers])
