@@ -124,18 +124,24 @@ def test_a_smaller_member_that_measured_better_is_told_of() -> None:
     assert told("colour", [1.0, 2.0, 1.0, 2.0]) == [""] * 4
 
 
-def test_models_that_stand_alone_are_points_without_ends() -> None:
+@pytest.mark.parametrize(
+    ("series", "label", "connected"),
+    [("shortgpt", "ShortGPT", True), ("pretrained", "pretrained", False)],
+)
+def test_models_that_stand_alone_have_no_ends_and_are_a_line_where_sizes_of_one_thing(
+    series: str, label: str, connected: bool
+) -> None:
     rows = text_rows("family", FAMILY)
     for layers in (5, 6):
         row = rows[0].model_copy(
             update={
-                "series": "shortgpt", "student": f"s{layers}", "member": (), "order": None,
+                "series": series, "student": f"s{layers}", "member": (), "order": None,
                 "num_layers": layers, "parameters": layers * 500_000,
             }
         )  # fmt: skip
         rows.append(row)
     line = charts([_set(rows)], {})[0].lines[-1]
-    assert line.label == "shortgpt, free blocks" and not line.connected
+    assert (line.label, line.connected) == (label, connected)
     assert [(point.layers, point.name) for point in line.points] == [(5, ""), (6, "")]
 
 

@@ -27,8 +27,6 @@ from .standalone import Standalone
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PRETRAINED = "pretrained"
-
 
 @dataclass(frozen=True)
 class Bench:

@@ -163,7 +163,7 @@ def pretrained(
     settings = common.settings()
     bench = _bench(teacher, student, common)
 
-    from ..baselines.bench import PRETRAINED
+    from ..evaluate.results import PRETRAINED
 
     models = (bench.checkpoint(PRETRAINED, each, own_tokenizer=True) for each in model)
     common.show(bench.measure(models, results, **settings), alone=True)

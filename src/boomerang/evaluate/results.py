@@ -15,6 +15,9 @@ RESULTS_FILE = "results.jsonl"
 FAMILY = "family"
 """The series of the family itself; every other name of a series is that of a baseline."""
 
+PRETRAINED = "pretrained"
+"""The series of models that were trained elsewhere, which are no sizes of one thing."""
+
 
 PERPLEXITY = "perplexity"
 BITS_PER_BYTE = "bits_per_byte"

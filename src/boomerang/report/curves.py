@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from ..errors import ResultsError
 from ..evaluate.results import FAMILY, Row, current
 
-_NAMES = {FAMILY: "boomerang family", "naive": "naive pruning", "random": "random initialisation"}
+_NAMES = {
+    FAMILY: "boomerang family",
+    "naive": "naive pruning",
+    "random": "random initialisation",
+    "shortgpt": "ShortGPT",
+    "laco": "LaCo",
+    "distilled": "distilled one by one",
+}
 
 
 @dataclass(frozen=True)

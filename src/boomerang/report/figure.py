@@ -65,12 +65,23 @@ def save_chart(chart: Chart, stem: str | Path, *, title: str | None = None) -> t
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
     with matplotlib.rc_context(_RC):
         figure = _draw(chart, title)
-        _save(figure, png)
-        _save(figure, svg, metadata={"Date": None})
+        save_picture(figure, png)
+        save_picture(figure, svg)
     return png, svg
 
 
-def _save(figure: Figure, path: Path, **options: Any) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of its name's ending, whole or not at all.
+
+    Args:
+        figure: What to write.
+        path: `.png` or `.svg`; parent directories are made.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    # Without a date, so that equal figures are equal files.
+    options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

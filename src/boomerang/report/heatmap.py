@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ..analysis.inspection import Inspection
 from ..analysis.similarity import Similarity
 from ..errors import OutputError
+from .figure import save_picture
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _RC: Any = {"font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "boomerang"}
@@ -40,7 +41,7 @@ def save_heatmap(inspection: Inspection, path: str | Path) -> Path:
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (states, who) in zip(all_axes, panels, strict=True):
             _draw(figure, axes, states, who)
-        _save(figure, path)
+        save_picture(figure, path)
     return path
 
 
@@ -62,14 +63,3 @@ def _draw(figure: Figure, axes: Axes, states: Similarity, who: str) -> None:
     axes.set_ylabel(f"{who}: state after so many layers")
     axes.set_title("before and after each layer" if who == "teacher" else "student against teacher")
     figure.colorbar(image, ax=axes, label="mean cosine")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, format=path.suffix[1:], **options)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=path) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..evaluate.results import FAMILY, Row
+from ..evaluate.results import FAMILY, PRETRAINED, Row
 from .curves import Curve, curves
 from .external import External
 from .metrics import difference_of, is_difference, is_noise
@@ -57,7 +57,8 @@ class Line:
         kind: The family, what it is compared with, or models from elsewhere.
         label: What it is called in this report.
         style: How it is drawn.
-        connected: Whether the points lie on a path from student to teacher.
+        connected: Whether the points are sizes of one thing: members along an order, or what one
+            baseline makes of the teacher at each size.
         points: By increasing size, at least one.
     """
 
@@ -128,8 +129,7 @@ class Lines:
                 if row.measure == (task, difference_of(metric))
             }
             for curve in curves(some, task=task, metric=metric):
-                connected = curve.rows[0].order is not None
-                found[_key(name, curve)] = (connected, _points(curve, changes))
+                found[_key(name, curve)] = (_is_path(curve), _points(curve, changes))
         for source, points in external.items():
             mine = [_outside(p) for p in points if (p.task, p.metric) == (task, metric)]
             if mine:
@@ -144,6 +144,11 @@ class Lines:
         """Every line that has the metric on any task."""
         measures = {row.measure for some in rows.values() for row in some if row.metric == metric}
         return [line for task, _ in measures for line in self.lines(rows, {}, task, metric)]
+
+
+def _is_path(curve: Curve) -> bool:
+    # Members of free blocks and models of the user's own have nothing to do with one another.
+    return curve.rows[0].order is not None or curve.series not in (FAMILY, PRETRAINED)
 
 
 def _all_curves(rows: Sequence[Row]) -> list[Curve]:
@@ -166,9 +171,11 @@ def _kind(key: Key) -> Kind:
 
 
 def _label(key: Key, names: dict[Key, str], several_sets: bool) -> str:
-    set_name, _, order, teacher = key
+    set_name, series, order, teacher = key
     label = names[key]
-    if len({other[2] for other in names}) > 1:
+    # A model that stands alone is along no order, and needs no word about it.
+    orders = {other[2] for other in names if other[2] is not None or other[1] == FAMILY}
+    if len(orders) > 1 and (order is not None or series == FAMILY):
         label += f", {_order(order)}"
     if several_sets:
         label += f" · {set_name}"
