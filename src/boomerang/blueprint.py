@@ -6,6 +6,7 @@ A teacher from its config alone, a student from its kept layers alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,39 +14,54 @@ from typing import Any
 from .architecture.config import Config, member_config, num_layers, text_config
 from .architecture.expand import with_layer_types
 from .architecture.names import Layout
-from .checkpoint.directory import Checkpoint
+from .checkpoint.directory import Checkpoint, read_config
 from .checkpoint.header import DTYPE_BITS, Tensor
 from .checkpoint.jsonfile import read_json_object
+from .checkpoint.pairing import Pairing, pair_up
 from .checkpoint.plan import DTYPES, Pair
 from .checkpoint.resolve import Reference, resolve
-from .checkpoint.student_config import read_student_config
 from .checkpoint.weights import has_all_weights, has_weights, inside
 from .errors import ArchitectureError, LayerMapError
-from .layers import LayerMap, Order
-from .order import default_order_for
+from .layers import LayerMap
 
 
-def open_for_counting(teacher: str | Path, student: str | Path) -> tuple[Pair, Order]:
-    """A teacher and a student, whether or not their weights are there, and the order to patch in.
+def open_for_counting(
+    teacher: str | Path, student: str | Path, keep: Iterable[int] | None = None
+) -> tuple[Pair, Pairing]:
+    """A teacher and a student, whether or not their weights are there, and how they go together.
 
     Of models on the hub no weights are downloaded.
 
     Args:
         teacher: A directory, a hub id, a `config.json` or a directory with one.
-        student: A directory or hub id with a `student_config.json`.
+        student: A directory or a hub id.
+        keep: The teacher layers it keeps, where it has no `student_config.json`.
 
     Raises:
         CheckpointError, LayerMapError, ArchitectureError, ConfigError: As `FamilyOnDisk.open`.
     """
     opened = open_teacher(teacher)
     directory = resolve(student, weights=False)
-    layers, measured = read_student_config(directory)
+    pairing = pair_up(opened.directory, directory, keep)
     # Of a teacher without weights all that is known is a file, its config.
     if opened.directory.is_dir() and _has_weights(student, directory):
-        pair = Pair(opened, Checkpoint.open(directory), layers)
+        pair = Pair(opened, Checkpoint.open(directory), pairing.layers)
     else:
-        pair = imagined_pair(opened, layers)
-    return pair, measured or default_order_for(pair.teacher.config)
+        pair = imagined_pair(opened, pairing.layers)
+        _check_depth(directory, pairing.layers)
+    return pair, pairing
+
+
+def _check_depth(student: Path, layers: LayerMap) -> None:
+    """Compare a student without weights with its plan, if it has a config."""
+    if not (student / "config.json").exists():
+        return
+    depth = num_layers(read_config(student))
+    if depth != layers.num_student_layers:
+        raise LayerMapError(
+            f"has {depth} layers and the kept layers make it {layers.num_student_layers}",
+            where=student,
+        )
 
 
 def open_teacher(teacher: str | Path) -> Checkpoint:

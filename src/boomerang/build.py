@@ -42,6 +42,7 @@ def build(
     max_shard_size: int | str = MAX_SHARD_SIZE,
     overwrite: bool = False,
     push_to_hub: str | None = None,
+    keep: Iterable[int] | None = None,
 ) -> Path:
     """Write one member of a family as a checkpoint that plain transformers opens.
 
@@ -52,7 +53,7 @@ def build(
 
     Args:
         teacher: A directory, or a hub id (`owner/name`) with or without `@revision`.
-        student: The same, with a `student_config.json`.
+        student: The same.
         out: The directory to write.
         patch: k, as in `LayerMap.member`.
         blocks: The student layers to patch.
@@ -68,13 +69,15 @@ def build(
         max_shard_size: The most bytes of weights in a file, or such as `"5GB"`.
         overwrite: Replace an `out` that is not empty.
         push_to_hub: A repository on the hub (`owner/name`) to upload the result to as well.
+        keep: The teacher layers that the student keeps, where it has no `student_config.json`.
 
     Returns:
         `out`, with weights, `config.json`, the teacher's generation config, tokenizer and processor
         files, `boomerang.json` and a model card. It is complete or not there at all.
 
     Raises:
-        CheckpointError: A checkpoint is missing, broken, or not what it claims to be.
+        CheckpointError: A checkpoint is missing, broken, or not what it claims to be, or the kept
+            layers are not known.
         LayerMapError: Not exactly one choice, no such member, or nothing fits.
         ArchitectureError, ConfigError: Teacher and student do not fit, or are not supported.
         OutputError: `out` is not empty, holds a source, or cannot be written; `push_to_hub` can be
@@ -85,7 +88,7 @@ def build(
 
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    family = FamilyOnDisk.open(teacher, student)
+    family = FamilyOnDisk.open(teacher, student, keep=keep)
     member, _ = choose_member(
         family,
         patch=patch,
@@ -237,8 +240,14 @@ def _record(
     from .checkpoint.record import record_content
 
     along = recorded_order(plan.member, family.order if order is None else order)
+    source = "given" if order is not None else family.pairing.order_source
     return record_content(
-        plan, *family.identities(), order=along, dtype=dtype, max_shard_size=shard_size
+        plan,
+        *family.identities(),
+        order=along,
+        order_source=None if along is None else source,
+        dtype=dtype,
+        max_shard_size=shard_size,
     )
 
 

@@ -24,6 +24,10 @@ class BoomerangError(ValueError):
         super().__init__(message if fix is None else f"{message}; {fix}")
 
 
+class BoomerangWarning(UserWarning):
+    """Something in the input that is dealt with, and that the user should know."""
+
+
 class LayerMapError(BoomerangError):
     """A kept list, a set of blocks or an order that is no valid plan over the teacher's layers."""
 
@@ -46,6 +50,10 @@ class OutputError(BoomerangError):
 
 class RecipeError(BoomerangError):
     """A distillation recipe with unknown keys or values out of range."""
+
+
+class StudyError(BoomerangError):
+    """A study with unknown keys or values that cannot be, or one of whose runs failed."""
 
 
 class TrainingError(BoomerangError):

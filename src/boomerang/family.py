@@ -10,8 +10,8 @@ from torch import nn
 
 from .architecture.modules import find_parts, layer_stack
 from .architecture.shell import assemble, is_tied, same_tensor
+from .checkpoint.pairing import pair_up
 from .checkpoint.resolve import resolve
-from .checkpoint.student_config import read_student_config
 from .errors import ArchitectureError, LayerMapError
 from .layers import LayerMap, Member, Order
 from .loading import load_model
@@ -65,29 +65,32 @@ class Family:
         student: str | Path,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
+        *,
+        keep: Iterable[int] | None = None,
         **model_kwargs: Any,
     ) -> Family:
         """Load both models from safetensors.
 
         Args:
             teacher: A directory, or a hub id with or without `@revision`.
-            student: The same, with a `student_config.json`.
+            student: The same.
             dtype: Of both models; by default the teacher's own, whatever the student was saved in.
             device: For both models; by default the CPU.
+            keep: The teacher layers that the student keeps, where it has no `student_config.json`.
             **model_kwargs: For `from_pretrained`, such as `attn_implementation` or `device_map`.
 
         Raises:
-            CheckpointError: A model or the student's plan cannot be read.
+            CheckpointError: A model cannot be read, or the kept layers are not known.
             ArchitectureError, LayerMapError, ConfigError: As for `Family`.
         """
         trust = bool(model_kwargs.get("trust_remote_code", False))
         student_directory = resolve(student, trust_remote_code=trust)
-        layers, order = read_student_config(student_directory)
-        kwargs = {"device": device, **model_kwargs}
         teacher_directory = resolve(teacher, trust_remote_code=trust)
+        pairing = pair_up(teacher_directory, student_directory, keep)
+        kwargs = {"device": device, **model_kwargs}
         teacher_model = load_model(teacher_directory, dtype=dtype, **kwargs)
         student_model = load_model(student_directory, dtype=teacher_model.dtype, **kwargs)
-        family = cls(teacher_model, student_model, layers, order=order)
+        family = cls(teacher_model, student_model, pairing.layers, order=pairing.order)
         _share_equal_tensors(teacher_model, student_model)
         return family
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .architecture.names import is_dropped
 from .checkpoint.directory import read_config
+from .checkpoint.ties import says_tied, warn_of_unused_head
+from .checkpoint.weights import read_weights
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ def load_model(
     Raises:
         CheckpointError: There are no safetensors weights, or they do not fit the config.
     """
-    read_config(directory)
+    config = read_config(directory)
     if not any(directory.glob("*.safetensors")):
         raise CheckpointError(
             "has no *.safetensors weights",
@@ -56,12 +59,37 @@ def load_model(
             where=directory,
         ) from error
     model, report = loaded
-    for kind, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has extra")):
-        if report[kind]:
-            names = ", ".join(sorted(report[kind])[:3])
+    missing, extra = report["missing_keys"], report["unexpected_keys"]
+    if extra:
+        # transformers passes over the buffers of older versions, but not under every name.
+        tensors = read_weights(directory)
+        extra = {
+            name
+            for name in extra
+            if not is_dropped(name, tensors[name].shape if name in tensors else ())
+        }
+    for found, verb in ((missing, "lacks"), (extra, "has extra")):
+        if found:
+            names = ", ".join(sorted(found)[:3])
             raise CheckpointError(f"{verb} tensors for its config: {names}", where=directory)
+    if says_tied(config):
+        _tie(model, directory)
     result: PreTrainedModel = model if device is None else model.to(device)
     return result.eval()
+
+
+def _tie(model: PreTrainedModel, directory: Path) -> None:
+    """Tie the matrices of a model that was just loaded; transformers leaves unlike ones apart."""
+    from .architecture.shell import same_tensor
+
+    table: Any = model.get_input_embeddings()
+    output: Any = model.get_output_embeddings()
+    if output is None or not model._tied_weights_keys or output.weight is table.weight:
+        return
+    if not same_tensor(output.weight, table.weight):
+        warn_of_unused_head(directory)
+    model.tie_weights()
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
 
 
 def load_tokenizer(directory: Path, **kwargs: Any) -> PreTrainedTokenizerBase:

@@ -1,10 +1,10 @@
-"""The order to patch in when none was measured."""
+"""The order to patch in when none was given."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .layers import FIRST_TO_LAST, LAST_TO_FIRST
+from .layers import FIRST_TO_LAST, LAST_TO_FIRST, Order, order_name
 
 
 def default_order_for(config: dict[str, Any]) -> str:
@@ -17,3 +17,16 @@ def default_order_for(config: dict[str, Any]) -> str:
         config: The teacher's `config.json`.
     """
     return FIRST_TO_LAST if config.get("model_type") == "llama" else LAST_TO_FIRST
+
+
+def order_in_words(order: Order, source: str, model_type: str) -> str:
+    """One line that says which order is used, and why that one.
+
+    Args:
+        order: The order.
+        source: `"recorded"` with the student, or `"paper"`.
+        model_type: The teacher's.
+    """
+    if source == "recorded":
+        return f"order {order_name(order)}, recorded with the student"
+    return f"order {order_name(order)}, the paper's for {model_type} (none is recorded)"

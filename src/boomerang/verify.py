@@ -83,6 +83,7 @@ def verify(
         record.teacher if teacher is None else teacher,
         record.student if student is None else student,
         dtype=built.dtype,
+        keep=record.kept,
         **model_kwargs,
     )
     return compare(built, family, record)

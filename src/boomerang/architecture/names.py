@@ -105,7 +105,7 @@ def read_layout(shapes: Shapes, num_layers: int, *, extra_layers: int = 0, where
         ArchitectureError: There is not exactly one group of N layers, or a tensor belongs to no
             known part.
     """
-    names = [name for name, shape in shapes.items() if not _is_dropped(name, shape)]
+    names = [name for name, shape in shapes.items() if not is_dropped(name, shape)]
     groups: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
         if found := _NUMBERED.fullmatch(name):
@@ -175,7 +175,8 @@ def translate(name: str, stack: str, other: str) -> str:
     )
 
 
-def _is_dropped(name: str, shape: tuple[int, ...]) -> bool:
+def is_dropped(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a buffer that follows from the config, or predicts further tokens."""
     # A causal mask is square and four-dimensional; a bias of the same name would be a vector.
     is_mask = _CAUSAL_MASK.search(name) is not None and len(shape) == 4
     return is_mask or bool(_BUFFER.search(name) or _MULTI_TOKEN.match(name))

@@ -45,7 +45,7 @@ def converter(source: str, target: str) -> Convert:
 
     def convert(data: bytes) -> bytes:
         with np.errstate(all="ignore"):
-            return _from_float32(_to_float32(np.frombuffer(data, _NUMPY[source]), source), target)
+            return _from_float32(to_float32(data, source), target)
 
     return convert
 
@@ -89,9 +89,11 @@ def read_exactly(descriptor: int, tensor: Tensor, begin: int, length: int) -> by
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
-def _to_float32(values: NDArray[np.generic], dtype: str) -> NDArray[np.float32]:
+def to_float32(data: bytes, dtype: str) -> NDArray[np.float32]:
+    """Numbers of a dtype in `FLOATS`, as safetensors spells it, from their bytes; one dimension."""
     import numpy as np
 
+    values = np.frombuffer(data, _NUMPY[dtype])
     if dtype == "BF16":
         return (values.astype("<u4") << 16).view(np.float32)
     return values.astype(np.float32, copy=False)

@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from .convert import FLOATS
 from .header import Tensor
 from .jsonfile import read_json_object
+from .ties import follow_config
 from .weights import inside, read_weights
 
 
@@ -47,7 +48,7 @@ class Checkpoint:
         """
         config = read_config(directory)
         tensors = read_weights(directory)
-        layout = layout_of(config, tensors, directory)
+        layout = follow_config(layout_of(config, tensors, directory), config, tensors, directory)
         # Last: what a config leaves open is worked out for as many layers as there are, not for as
         # many as it says there are.
         if expand:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member, Order
-from ..order import default_order_for
 from .directory import Checkpoint
 from .identity import Identity, identify
+from .pairing import Pairing, pair_up
 from .plan import Pair
 from .resolve import Reference, resolve
-from .student_config import read_student_config
 
 
 @dataclass(frozen=True)
@@ -22,33 +22,41 @@ class FamilyOnDisk:
         teacher: The teacher as the user named it.
         student: The student as the user named it.
         pair: What their files hold.
-        order: The order to patch in: the one recorded with the student, else the paper's.
+        pairing: What the two are to each other.
     """
 
     teacher: str
     student: str
     pair: Pair
-    order: Order
+    pairing: Pairing
 
     @classmethod
-    def open(cls, teacher: str | Path, student: str | Path) -> FamilyOnDisk:
+    def open(
+        cls, teacher: str | Path, student: str | Path, *, keep: Iterable[int] | None = None
+    ) -> FamilyOnDisk:
         """Resolve, read and check a teacher and a student.
 
         Args:
             teacher: A directory, or a hub id with or without `@revision`.
-            student: The same, with a `student_config.json`.
+            student: The same.
+            keep: The teacher layers it keeps, where it has no `student_config.json`.
 
         Raises:
-            CheckpointError: One of them cannot be read or is broken.
+            CheckpointError: One of them cannot be read or is broken, or the kept layers are not
+                known.
             LayerMapError, ArchitectureError, ConfigError: They do not fit each other, or their
                 architecture is not supported.
         """
         teacher_directory, student_directory = resolve(teacher), resolve(student)
-        layers, measured = read_student_config(student_directory)
+        pairing = pair_up(teacher_directory, student_directory, keep)
         opened = Checkpoint.open(teacher_directory, expand=True)
-        pair = Pair(opened, Checkpoint.open(student_directory), layers)
-        order = measured or default_order_for(opened.config)
-        return cls(str(teacher), str(student), pair, order)
+        pair = Pair(opened, Checkpoint.open(student_directory), pairing.layers)
+        return cls(str(teacher), str(student), pair, pairing)
+
+    @property
+    def order(self) -> Order:
+        """The order to patch in: the one recorded with the student, else the paper's."""
+        return self.pairing.order
 
     @property
     def layers(self) -> LayerMap:

@@ -23,6 +23,7 @@ def record_content(
     student: Identity,
     *,
     order: str | list[int] | None,
+    order_source: str | None,
     dtype: str | None,
     max_shard_size: int,
 ) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def record_content(
         teacher: Who the teacher is.
         student: Who the student is.
         order: The order the member was chosen along, or None for a free set of blocks.
+        order_source: Whether the order was `"given"`, is `"recorded"` with the student, or is the
+            `"paper"`'s; None without an order.
         dtype: The dtype that was asked for, or None for the teacher's.
         max_shard_size: In bytes.
     """
@@ -46,6 +49,7 @@ def record_content(
         "patched_layers": list(member.patched),
         "patch": member.patch,
         "order": order,
+        "order_source": order_source,
         "num_layers": member.num_layers,
         "tied": plan.tied,
         "dtype": plan.dtype,

@@ -107,12 +107,21 @@ def _download(ref: Reference, patterns: list[str]) -> Path:
         raise CheckpointError("has no such revision on the hub", where=name) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise CheckpointError(
-            "is neither a directory nor a public model on the hub", where=name, fix="check the name"
+            "is neither a directory nor a public model on the hub",
+            where=name,
+            fix="check the name, or log in with `hf auth login` if it is private",
         ) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise CheckpointError(
-            f"is no local directory, is not in the hub's cache, and the hub cannot be reached "
-            f"({type(error).__name__})",
+            "is no local directory, is not whole in the hub's cache, and the hub cannot be "
+            f"reached ({type(error).__name__})",
             where=name,
             fix="go online once, or name a local directory",
+        ) from None
+    except Exception as error:  # refusals of the hub, the transport's own errors, a full disk
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise CheckpointError(
+            f"cannot be downloaded ({type(error).__name__}: {reason:.200})",
+            where=name,
+            fix="try again: what is here already is kept",
         ) from None

@@ -56,6 +56,7 @@ def build(
         ),
     ] = False,
     order: options.OrderOption = None,
+    keep: options.Kept = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="bfloat16, float16 or float32; by default the teacher's."),
@@ -91,7 +92,7 @@ def build(
         check_repository(push_to_hub)
     if not everything:
         check_free(out, overwrite=overwrite)
-    family = FamilyOnDisk.open(teacher, student)
+    family = FamilyOnDisk.open(teacher, student, keep=options.kept_layers(keep))
     written: set[Path] = set()
     if everything:
         members = family.members(order)
@@ -142,6 +143,8 @@ def build(
             typer.echo(reason, err=True)
         done = ", already there" if target in written else ""
         typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}{done}")
+    if order is None and blocks is None:
+        typer.echo(str(family.pairing), err=True)
 
 
 def _repository(family: str, member: Member) -> str:

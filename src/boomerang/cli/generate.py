@@ -18,6 +18,7 @@ def generate(
         typer.Option(help="How many blocks of teacher layers to put back; 0 is the student."),
     ] = 0,
     order: options.OrderOption = None,
+    keep: options.Kept = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the sampling, where the model samples.")] = 0,
     device: options.Device = "auto",
@@ -26,12 +27,17 @@ def generate(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Let a member of the family continue a text, without writing it anywhere."""
+    from ..checkpoint.pairing import pair_up
     from ..checkpoint.resolve import resolve
     from ..errors import DataError
 
     if not prompt:
         raise DataError("the prompt is empty", fix="give some text to continue")
-    teacher_directory = resolve(teacher, trust_remote_code=trust_remote_code)
+    teacher_directory, student_directory = (
+        resolve(each, trust_remote_code=trust_remote_code) for each in (teacher, student)
+    )
+    kept = options.kept_layers(keep)
+    pairing = pair_up(teacher_directory, student_directory, kept)
     kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
 
     import torch
@@ -39,11 +45,13 @@ def generate(
     from ..family import Family
     from ..loading import continuation, load_tokenizer
 
-    family = Family.from_pretrained(teacher_directory, student, **kwargs)
+    family = Family.from_pretrained(teacher_directory, student_directory, keep=kept, **kwargs)
     member = family.member(patch, order)
     tokenizer = load_tokenizer(teacher_directory, trust_remote_code=trust_remote_code)
     torch.manual_seed(seed)
     text = continuation(family.model(member), tokenizer, prompt, max_new_tokens)
+    if order is None:
+        typer.echo(str(pairing), err=True)
     typer.echo(
         f"{member.num_layers} of {family.layers.num_layers} layers, patch {member.patch} "
         f"of {family.layers.max_patch}",

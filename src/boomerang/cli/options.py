@@ -16,7 +16,7 @@ Teacher = Annotated[
 ]
 Student = Annotated[
     str,
-    typer.Argument(help="The student: a directory with student_config.json, or a hub id."),
+    typer.Argument(help="The student: a directory, or a hub id with or without @revision."),
 ]
 OrderOption = Annotated[
     str | None,
@@ -32,6 +32,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines inst
 Every = Annotated[int | None, typer.Option(help="Keep every n-th teacher layer (default 2).")]
 First = Annotated[int | None, typer.Option(help="Keep so many layers at the start (default 1).")]
 Last = Annotated[int | None, typer.Option(help="Keep so many layers at the end (default 2).")]
+Kept = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        help="The teacher layers that the student keeps, such as 0,2-8,35, where it has no "
+        "student_config.json.",
+    ),
+]
 Keep = Annotated[str | None, typer.Option(help="The teacher layers to keep, such as 0,2-8,35.")]
 
 _LOADING = "Loading models"
@@ -88,6 +96,15 @@ def layer_list(text: str, option: str) -> list[int]:
             )
         result.extend(range(first, last + 1))
     return result
+
+
+def kept_layers(text: str | None) -> list[int] | None:
+    """What `--keep` says of a student, as `keep=` takes it.
+
+    Raises:
+        LayerMapError: The text is no list of layers.
+    """
+    return None if text is None else layer_list(text, "--keep")
 
 
 def layer_map(

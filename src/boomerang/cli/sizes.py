@@ -12,7 +12,6 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from ..layers import Order
     from ..sizing import Size
 
 
@@ -51,8 +50,9 @@ def sizes(
     """Print every member's layers, parameters, bytes and memory."""
     from ..architecture.config import num_layers
     from ..blueprint import imagined_pair, open_for_counting, open_teacher
+    from ..checkpoint.pairing import Pairing
     from ..errors import LayerMapError
-    from ..order import default_order_for
+    from ..layers import order_name
     from ..sizing import default_context, member_sizes
     from ..units import parse_bytes
 
@@ -60,22 +60,29 @@ def sizes(
     if student is None:
         checkpoint = open_teacher(teacher)
         depth = num_layers(checkpoint.config)
-        pair = imagined_pair(checkpoint, options.layer_map(depth, keep, every, first, last))
-        chosen: Order = default_order_for(checkpoint.config)
-    elif (keep, every, first, last) != (None, None, None, None):
+        layers = options.layer_map(depth, keep, every, first, last)
+        pair, pairing = imagined_pair(checkpoint, layers), Pairing.of(layers, checkpoint.config)
+    elif (every, first, last) != (None, None, None):
         raise LayerMapError(
-            "the student itself says which layers it keeps",
-            fix="leave out --keep, --every, --first and --last",
+            "the student is there already",
+            where="--every, --first, --last",
+            fix="leave them out, or name its layers with --keep",
         )
     else:
-        pair, chosen = open_for_counting(teacher, student)
+        pair, pairing = open_for_counting(teacher, student, options.kept_layers(keep))
     context = default_context(pair.teacher.config) if context is None else context
-    members = pair.layers.members(chosen if order is None else order)
+    along = pairing.order if order is None else order
+    members = pair.layers.members(along)
     rows = member_sizes(pair, members, dtype=dtype, context=context, batch=batch)
     if as_json:
-        typer.echo(json.dumps([_row(size, context, batch, limit) for size in rows], indent=2))
+        source = pairing.order_source if order is None else "given"
+        said = {"order": order_name(along), "order_source": source}
+        found = [_row(size, context, batch, limit) | said for size in rows]
+        typer.echo(json.dumps(found, indent=2))
     else:
         _print_table(rows, context, batch, limit)
+    if order is None:
+        typer.echo(str(pairing), err=True)
 
 
 def _row(size: Size, context: int, batch: int, limit: int | None) -> dict[str, Any]:

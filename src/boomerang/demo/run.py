@@ -27,7 +27,7 @@ from ..errors import OutputError
 from ..evaluate import evaluate
 from ..evaluate.documents import SEPARATOR
 from ..evaluate.results import Row
-from ..layers import LAST_TO_FIRST, LayerMap
+from ..layers import LayerMap
 from ..order import default_order_for
 from ..report.figure import save_figure
 from ..report.write import write_report
@@ -165,17 +165,10 @@ def recipe(
                 "files": [str(path) for path in texts],
                 "sequence_length": plan.sequence_length,
             },
-            "loss": {
-                "ce": 1.0,
-                "kl": 1.0,
-                "alignment": 10.0,
-                "distance": "relative_squared_error",
-            },
-            # Where sizes grow from the end, batches leave the student for the teacher's last
-            # layers; where they grow from the start, they enter it from the teacher's first.
+            # The default preset says the rest: where sizes grow from the end, batches leave the
+            # student for the teacher's last layers; where from the start, they enter it from its
+            # first.
             "order": plan.order,
-            "mirror": 0.5 if plan.order == LAST_TO_FIRST else 0.0,
-            "switch": 0.0 if plan.order == LAST_TO_FIRST else 0.5,
             "seed": plan.seed,
             "training": {
                 "max_steps": plan.steps,

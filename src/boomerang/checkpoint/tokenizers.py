@@ -1,0 +1,110 @@
+"""Whether a teacher and a student mean the same by a token's number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArchitectureError, CheckpointError
+from .jsonfile import read_bounded
+from .weights import inside
+
+FILE_NAME = "tokenizer.json"
+
+# The largest vocabularies of published models take some 35 MB.
+_MAX_BYTES = 256 * 1024 * 1024
+
+
+def check_tokenizers(teacher: Path, student: Path) -> None:
+    """Compare the tokens and merges of two checkpoints that both have a `tokenizer.json`.
+
+    What leaves the numbers alone may differ: version, padding, truncation, post-processing, and
+    whether a token stands in the vocabulary or among those added to it.
+
+    Args:
+        teacher: The teacher's directory.
+        student: The student's directory.
+
+    Raises:
+        ArchitectureError: A token or a merge differs.
+        CheckpointError: A `tokenizer.json` cannot be read.
+    """
+    if not all((directory / FILE_NAME).exists() for directory in (teacher, student)):
+        return
+    ours, theirs = (read_bounded(inside(d, FILE_NAME), _MAX_BYTES) for d in (student, teacher))
+    # Nearly always: the file was copied.
+    if ours == theirs:
+        return
+    a, b = _parsed(ours, student), _parsed(theirs, teacher)
+    difference = _type_difference(a, b) or _token_difference(a, b) or _merge_difference(a, b)
+    if difference is not None:
+        raise ArchitectureError(
+            f"is another tokenizer than the teacher's: {difference}", where=student / FILE_NAME
+        )
+
+
+def _parsed(data: bytes, directory: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("model", {}), dict):
+        raise CheckpointError("cannot be read as JSON of a tokenizer", where=directory / FILE_NAME)
+    return content
+
+
+def _type_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    a, b = (each.get("model", {}).get("type") for each in (ours, theirs))
+    # Older files leave it out.
+    if a is None or b is None or a == b:
+        return None
+    return f"it is a {a!r:.40}, the teacher's a {b!r:.40}"
+
+
+def _token_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    a, b = _numbers(ours), _numbers(theirs)
+    unlike = (token for token in a.keys() | b.keys() if a.get(token) != b.get(token))
+    # By number, so that the same two files always give the same message.
+    first = min(unlike, key=lambda token: (_number(a, b, token), token), default=None)
+    if first is None:
+        return None
+    return f"token {first!r:.80} is {_spell(a.get(first))} and {_spell(b.get(first))} there"
+
+
+def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Every token's number."""
+    vocabulary = content.get("model", {}).get("vocab") or {}
+    if isinstance(vocabulary, list):
+        # Of a unigram model: pairs of a token and its score, by number.
+        numbers = {str(pair[0]): i for i, pair in enumerate(vocabulary) if isinstance(pair, list)}
+    else:
+        numbers = dict(vocabulary)
+    added = content.get("added_tokens") or ()
+    return numbers | {str(token.get("content")): token.get("id") for token in added}
+
+
+def _number(ours: Mapping[str, Any], theirs: Mapping[str, Any], token: str) -> int:
+    found = (numbers.get(token) for numbers in (ours, theirs))
+    return min((number for number in found if isinstance(number, int)), default=0)
+
+
+def _spell(number: object) -> str:
+    return "missing" if number is None else f"number {number}"
+
+
+def _merge_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    a, b = (_merges(each) for each in (ours, theirs))
+    if a == b:
+        return None
+    pairs = (i for i, (left, right) in enumerate(zip(a, b, strict=False)) if left != right)
+    first = next(pairs, min(len(a), len(b)))
+    spelled = (repr(" ".join(m[first])) if first < len(m) else "missing" for m in (a, b))
+    return "merge {} is {:.80} and {:.80} there".format(first, *spelled)
+
+
+def _merges(content: Mapping[str, Any]) -> list[list[str]]:
+    """The merges as pairs; older versions of the format join the two by a space."""
+    merges = content.get("model", {}).get("merges") or ()
+    return [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in merges]
