@@ -222,8 +222,23 @@ def test_outputs_that_cannot_be_continued(
     (out / "scores.jsonl").write_text(json.dumps(score) + "\n")
     with pytest.raises(ResultsError, match=r'scores\.jsonl line 1: field "answers"'):
         evaluate(stories, student, out, texts=[text], **SETTINGS)
+    for broken in ("5", '{"a": 5}'):
+        (out / "evaluation.json").write_text(f'{{"tasks": {broken}}}')
+        with pytest.raises(ResultsError, match=r'evaluation\.json: field "tasks" is broken'):
+            evaluate(stories, student, out, texts=[text], **SETTINGS)
     (out / "evaluation.json").unlink()
     with pytest.raises(OutputError, match=r"has results but no evaluation\.json"):
+        evaluate(stories, student, out, texts=[text], **SETTINGS)
+
+
+def test_results_of_another_version_are_named_so(
+    tmp_path: Path, stories: Path, student: Path, text: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "evaluation.json").write_text('{"schema_version": 2, "tasks": {}}')
+    message = r"another version of boomerang \(schema version 2, this one writes 3\).*name another"
+    with pytest.raises(OutputError, match=message):
         evaluate(stories, student, out, texts=[text], **SETTINGS)
 
 

@@ -251,6 +251,13 @@ def test_both_themes_and_widths(page: Chrome, report: Path, width: int, theme: s
         ".map(t => t.getBoundingClientRect().height / t.getBBox().height * 12.5)"
     )
     assert min(small) > 9.5
+    # No name in the table is cut: the ends of the family are named after the family.
+    cut = page.execute_script(
+        "return [...document.querySelectorAll('tbody th')]"
+        ".filter(name => name.scrollWidth > name.clientWidth).length"
+    )
+    ends = {each.text for each in page.find_elements(By.CSS_SELECTOR, "tbody th small")}
+    assert (cut, ends) == (0, {"student", "teacher"})
     page.find_element(By.ID, "theme").click()
     assert (page.execute_script(ground) == "rgb(247, 247, 245)") != light
 

@@ -174,6 +174,8 @@ def test_numbers_are_spelled_alike() -> None:
     assert whole_scale(5, 8, 8, below=0.1, above=0.1).ticks == (5, 6, 7, 8)
     assert show_ticks([0.45, 0.5]) == ["0.45", "0.50"]
     assert show_ticks([1.0, 1e7]) == ["1", "1e7"]
+    assert show_ticks([8e4, 1.5e5]) == ["8e4", "1.5e5"]
+    assert show_ticks([0.0, -1.25e6, 1e12]) == ["0", "-1.25e6", "1e12"]
     assert show_with_error(19.1386, 0.2124) == "19.14 ± 0.21"
     assert show_with_error(0.4, 0.012, sign=True) == "+0.400 ± 0.012"
     assert show_with_error(1234567.0, None) == "1.23e+06"

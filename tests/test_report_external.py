@@ -47,6 +47,9 @@ def test_columns_come_in_any_order_and_some_may_be_empty(tmp_path: Path) -> None
         ([HEAD, ",1,b,c,1"], '"name" is empty'),
         ([HEAD, "a,0,b,c,1"], '"parameters" is 0, which is too small'),
         ([HEAD + ",stderr", "a,1,b,c,1,-0.1"], '"stderr" is -0.1, which is too small'),
+        ([HEAD, f"a,{10**400},b,c,1"], '"parameters" is 1.*, which cannot be'),
+        ([HEAD, "a,1,b,c,1e200"], '"value" is 1e200, which cannot be'),
+        ([HEAD, "a,1,b,c,1", "d,1,b,c,1", "a,1,b,c,2"], "has c on b of 'a' twice"),
         ([HEAD, '"a,1,b,c,1'], "is no CSV"),
     ],
 )

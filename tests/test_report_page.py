@@ -136,6 +136,11 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     only = _report(tmp_path / "b", text_rows("naive", NAIVE))
     assert "No member of a family was measured." in only
     (tmp_path / "o.csv").write_text("name,parameters,task,metric,value\nx,1,books,bleu,1\n")
+    assert "evaluation.json is not there or damaged" in text
+    (tmp_path / "results" / "evaluation.json").write_text("{")
+    assert "evaluation.json is not there or damaged" in _report(tmp_path, [])
+    (tmp_path / "results" / "evaluation.json").write_text("{}")
+    assert "evaluation.json is not there or damaged" not in _report(tmp_path, [])
     again = _report(tmp_path, [], external=[tmp_path / "o.csv"])
     assert "Not shown, since no member was measured so: bleu on books." in again
 
@@ -178,6 +183,48 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         write_report([tmp_path], tmp_path / "report.html")
 
 
+def test_values_beyond_all_measure_are_left_out_and_named(tmp_path: Path) -> None:
+    rows = text_rows("family", FAMILY)
+    collapsed = [row.model_copy(update={"value": 1e200}) for row in text_rows("naive", NAIVE)]
+    text = _report(tmp_path, rows + collapsed, figures=tmp_path / "figures")
+    assert "Values beyond 1e+100 are not shown: " in text
+    assert f"perplexity on {collapsed[0].task}" in text
+    with pytest.raises(ResultsError, match=r"every value is beyond 1e\+100"):
+        _report(tmp_path / "b", collapsed)
+    differences = [row for row in rows if row.metric.endswith("_difference")]
+    assert differences
+    with pytest.raises(ResultsError, match="there are no results"):
+        _report(tmp_path / "c", differences)
+    many = rows[0].model_dump() | {"parameters": 10**400}
+    (tmp_path / "results" / "results.jsonl").write_text(json.dumps(many) + "\n")
+    with pytest.raises(ResultsError, match='field "parameters"'):
+        write_report([tmp_path / "results"], tmp_path / "report.html")
+
+
+def test_sets_measured_differently_are_told(tmp_path: Path) -> None:
+    places = []
+    for name, shots in (("one", 0), ("two", 5), ("three", 0)):
+        place = write_results(tmp_path / name, text_rows("family", FAMILY))
+        settings = {"content": name, "num_fewshot": shots, "limit": None}
+        (place / "evaluation.json").write_text(json.dumps({"tasks": {"books": settings}}))
+        places.append(place)
+    text = write_report(places, tmp_path / "report.html").read_text(encoding="utf-8")
+    told = "books was measured with other settings than in one: num fewshot."
+    assert text.count(told) == 1
+    assert text.index(told) > text.index("<h3>two</h3>")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    rows = [row.model_copy(update={"task": "\ud800"}) for row in text_rows("family", FAMILY)]
+    results = tmp_path / "results"
+    results.mkdir()
+    lines = (json.dumps(row.model_dump()) + "\n" for row in rows)
+    (results / "results.jsonl").write_text("".join(lines))
+    with pytest.raises(ResultsError, match="a name is not Unicode text"):
+        write_report([results], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_only_a_report_is_replaced(tmp_path: Path) -> None:
     results = write_results(tmp_path / "results", text_rows("family", FAMILY))
     out = tmp_path / "new" / "report.html"
@@ -190,6 +237,15 @@ def test_only_a_report_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a directory"):
         write_report([results], tmp_path)
     assert out.read_text() == "<html>my own page</html>"
+
+
+def test_figures_that_cannot_be_written_are_told_before_the_page(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "results", text_rows("family", FAMILY))
+    (tmp_path / "file").touch()
+    for figures in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(OutputError, match=r"file.*: cannot be written"):
+            write_report([results], tmp_path / "report.html", figures=figures)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "results"]
 
 
 def test_sets_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from boomerang.checkpoint.family import FamilyOnDisk
+from boomerang.cli import app
 from boomerang.errors import ResultsError
 from boomerang.evaluate.provenance import (
     PROVENANCE_FILE,
@@ -16,7 +18,7 @@ from boomerang.evaluate.provenance import (
     read_provenance,
     write_provenance,
 )
-from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST
+from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap
 from boomerang.report.budget import choices, fitting
 from boomerang.report.sources import read_sets
 from boomerang.sizing import choose, member_sizes
@@ -91,6 +93,30 @@ def test_the_recipe_and_who_they_are_is_recorded(tmp_path: Path) -> None:
     assert _read(results).recipe == "loss: {kl: 1}\n"
 
 
+def test_kept_layers_that_were_given_are_in_the_command(tmp_path: Path) -> None:
+    teacher, student, results = _measured(tmp_path, "qwen3")
+    (one,) = choices(read_sets([results]))
+    assert not any("--keep" in each.command for each in one.candidates)
+    (student / "student_config.json").unlink()
+    rows = text_rows("family", [1.0] * 4, layers=LayerMap((0, 1, 3, 5), 7))
+    write_provenance(results, teacher, student, rows, keep=[0, 1, 3, 5])
+    (one,) = choices(read_sets([results]))
+    command = shlex.split(one.candidates[1].command)
+    assert command[command.index("--keep") + 1] == "0,1,3,5"
+    command[4] = str(tmp_path / "member")
+    app(command[1:], standalone_mode=False)
+    assert (tmp_path / "member" / "config.json").exists()
+
+
+def test_records_from_before_are_read(tmp_path: Path) -> None:
+    _, _, results = _measured(tmp_path, "qwen3")
+    path = results / PROVENANCE_FILE
+    content = json.loads(path.read_text())
+    del content["keep_given"]
+    path.write_text(json.dumps(content))
+    assert not _read(results).keep_given
+
+
 def test_baselines_write_nothing(tmp_path: Path) -> None:
     teacher, student = save_pair(tmp_path, "qwen3")
     write_provenance(tmp_path, teacher, student, text_rows("random", [1.0] * 4))
@@ -103,6 +129,7 @@ def test_baselines_write_nothing(tmp_path: Path) -> None:
         ({"schema_version": 7}, "has schema version 7, not 1"),
         ({"teacher": "somewhere"}, 'field "teacher" is missing or broken'),
         ({"context": 0}, 'field "context" is missing or broken'),
+        ({"kept_layers": []}, 'field "kept_layers" is missing or broken'),
         ({"built": [{"member": [], "parameters": 1}]}, 'field "built.0.bytes" is missing'),
     ],
 )

@@ -26,7 +26,7 @@ from boomerang.sizing import (
     default_context,
     member_sizes,
 )
-from boomerang.units import parse_bytes, parse_count, show_bytes, show_count
+from boomerang.units import parse_bytes, parse_count, show_bytes, show_count, show_count_briefly
 from disk import save_pair
 from tiny_models import tiny_config, tiny_model
 
@@ -376,3 +376,6 @@ def test_sizes_for_people() -> None:
         "2.00 GiB",
     ]
     assert [show_count(n) for n in (5, 1500, 2_307_000_000)] == ["5", "1.500K", "2.307B"]
+    counts = (999, 1500, 448_848, 999_600, 13_015_864_320, 1_500_000_000_000)
+    brief = ["999", "1.50K", "449K", "1.00M", "13.0B", "1500B"]
+    assert [show_count_briefly(n) for n in counts] == brief

@@ -231,6 +231,35 @@ def test_a_killed_run_loses_only_what_was_not_written(
     assert {*asked} == {("generate", 5)}
 
 
+def test_a_metric_that_only_some_documents_have_is_not_paired(
+    stories: Path, student: Path, tmp_path: Path
+) -> None:
+    """Which documents have it depends on the answers, so that members may have different ones."""
+    directory = write_tasks(tmp_path, {"some": KINDS["choices"]})
+    (directory / "some.yaml").write_text(
+        (directory / "some.yaml").read_text() + "process_results: !function some.judge\n"
+    )
+    (directory / "some.py").write_text(
+        "def judge(doc, results):\n"
+        "    first = max(range(3), key=lambda i: results[i][0])\n"
+        "    found = {'acc': float(first == doc['gold'])}\n"
+        "    return found | ({'acc_norm': 1.0} if results[0][0] > -8 else {})\n"
+    )
+    out = tmp_path / "out"
+    rows = evaluate(stories, student, out, tasks="some", include_path=directory, order=ORDER)
+    metrics = {row.metric for row in rows}
+    assert metrics == {"acc", "acc_norm", "acc_difference"}
+    # As a damaged file has it.
+    path = out / "outcomes.jsonl"
+    broken = json.loads(path.read_text().splitlines()[0])
+    broken["by_document"]["acc"] = [1.0]
+    path.write_text(json.dumps(broken) + "\n")
+    with pytest.raises(
+        boomerang.errors.ResultsError, match=r'outcomes\.jsonl line 1: field "by_document"'
+    ):
+        evaluate(stories, student, out, tasks="some", include_path=directory, order=ORDER)
+
+
 def test_an_interrupted_generation_keeps_what_is_there(
     stories: Path, student: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +283,18 @@ def test_an_interrupted_generation_keeps_what_is_there(
     assert batches == [2, 2, 0, 2]
     monkeypatch.undo()
     assert rows == evaluate(stories, student, tmp_path / "whole", **settings)
+
+
+def test_a_broken_member_is_refused_before_it_generates(
+    stories: Path, tasks: Path, tmp_path: Path
+) -> None:
+    init_student(stories, tmp_path / "student", LAYERS)
+    _change_weight(tmp_path / "student", float("nan"))
+    settings: dict[str, Any] = {"include_path": tasks, "members": [0]}
+    out = tmp_path / "out"
+    with pytest.raises(boomerang.errors.ResultsError, match=r"member \[\]: .* not finite"):
+        evaluate(stories, tmp_path / "student", out, tasks="generating", **settings)
+    assert list(out.iterdir()) == []
 
 
 def test_generation_takes_smaller_batches_where_memory_does_not_suffice(
@@ -304,6 +345,30 @@ def test_other_settings_of_a_task_are_refused(
         with pytest.raises(boomerang.errors.OutputError, match=message):
             evaluate(stories, student, out, tasks="shots", **other, **settings)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_settings_of_a_task_bind_with_its_first_answers(
+    stories: Path, student: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"include_path": tasks, "members": [0], "tasks": "rolling,shots"}
+    out = tmp_path / "out"
+    whole, done = Scorer.run, []
+
+    def interrupted(scorer: Scorer, requests: Any) -> Any:
+        if done:
+            raise KeyboardInterrupt
+        done.append(scorer)
+        yield from whole(scorer, requests)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Scorer, "run", interrupted)
+        evaluate(stories, student, out, **settings)
+    assert set(json.loads((out / "evaluation.json").read_text())["tasks"]) == {"rolling"}
+    # The second task was not asked anything, and may be asked otherwise; the first may not.
+    rows = evaluate(stories, student, out, **{**settings, "tasks": "shots"}, limit=3)
+    assert {row.items for row in rows} == {3}
+    with pytest.raises(boomerang.errors.OutputError, match="limit of rolling is None there"):
+        evaluate(stories, student, out, **{**settings, "tasks": "rolling"}, limit=3)
 
 
 def test_limit_and_gen_kwargs_reach_the_harness(

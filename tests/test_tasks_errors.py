@@ -53,12 +53,21 @@ def student(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"tasks": "choices", "include_path": "nowhere"}, "nowhere: is no directory"),
         ({"tasks": "choices", "limit": 0}, "0 is no number of documents"),
         ({"tasks": "choices", "limit": 2.5}, "2.5 is no number of documents"),
+        ({"tasks": "choices", "limit": float("inf")}, "inf is no number of documents"),
         ({"tasks": "choices", "num_fewshot": -1}, "-1 is no number of examples"),
         ({"tasks": "choices", "num_fewshot": 60}, "choices: cannot make its requests"),
         ({"tasks": "choices", "apply_chat_template": True}, "has no chat template"),
         (
             {"tasks": "generating", "gen_kwargs": "nonsense"},
             "gen_kwargs: 'nonsense' is no option",
+        ),
+        (
+            {"tasks": "generating", "gen_kwargs": "max_gen_toks=many"},
+            r"generating: has options of generation that cannot be used \(ValueError",
+        ),
+        (
+            {"tasks": "generating", "gen_kwargs": "max_gen_toks=0"},
+            "generating: generates up to 0 tokens; let max_gen_toks be at least 1",
         ),
         ({"tasks": "nodata"}, r"nodata: cannot be loaded .*; without a network"),
         ({"tasks": "unsafe"}, "unsafe: runs code that models write"),

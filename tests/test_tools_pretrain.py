@@ -144,7 +144,7 @@ def test_the_teacher_is_a_plain_checkpoint_with_a_tokenizer_for_any_text(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = " Ünseen bytes: \t日本 <b>"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert "Anon, Foxes (1900)" in (folder / "README.md").read_text()
+    assert "- Anon, Foxes\n" in (folder / "README.md").read_text()
 
 
 def test_end_of_text_stands_between_books_only(

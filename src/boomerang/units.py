@@ -12,6 +12,7 @@ _BYTES = {"": 1, "b": 1} | {
     for power, letter in enumerate("kmgt", start=1)
     for unit, base in (("b", 1000), ("", 1000), ("ib", 1024))
 }
+_COUNT_UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "K"))
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
@@ -43,9 +44,19 @@ def show_bytes(size: int) -> str:
 
 def show_count(count: int) -> str:
     """A number of parameters for people: billions, millions or thousands with three decimals."""
-    for value, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+    for value, unit in _COUNT_UNITS:
         if count >= value:
             return f"{count / value:.3f}{unit}"
+    return str(count)
+
+
+def show_count_briefly(count: int) -> str:
+    """The same with three significant digits, where measurements stand beside it."""
+    rounded = float(f"{count:.2e}")
+    for value, unit in _COUNT_UNITS:
+        if rounded >= value:
+            whole = len(str(int(rounded / value)))
+            return f"{rounded / value:.{max(0, 3 - whole)}f}{unit}"
     return str(count)
 
 

@@ -88,6 +88,24 @@ def check_free(out: Path, *, overwrite: bool = False) -> None:
         raise OutputError(f"cannot be read ({error.strerror})", where=out) from None
 
 
+def check_writable(directory: Path) -> None:
+    """Refuse a directory that no file can be written into, or that cannot be made.
+
+    Nothing is left behind; the directory is not made.
+
+    Raises:
+        OutputError: It is none, or cannot be written.
+    """
+    try:
+        existing = next(
+            path for path in (directory, *directory.absolute().parents) if path.exists()
+        )
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", where=directory) from None
+
+
 def check_space(out: Path, needed: int) -> None:
     """Refuse an output that the disk has no room for.
 

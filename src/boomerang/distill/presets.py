@@ -44,7 +44,7 @@ def with_preset(content: dict[str, Any]) -> dict[str, Any]:
     # A run is as long as one of the two says.
     if isinstance(training, dict) and "num_train_epochs" in training:
         del base["training"]["max_steps"]
-    return _merged(base, own)
+    return merged(base, own)
 
 
 def by_order(name: Preset, key: str, order: str) -> float:
@@ -57,12 +57,13 @@ def by_order(name: Preset, key: str, order: str) -> float:
 def _read(name: str) -> dict[str, Any]:
     content = read_yaml(_DIRECTORY / f"{name}.yaml")
     base = content.pop("preset", None)
-    return content if base is None else _merged(_read(base), content)
+    return content if base is None else merged(_read(base), content)
 
 
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Keys over others, as a new dict: `own` wins, key by key also inside of dicts."""
     result = {**base, **own}
     for key in base.keys() & own.keys():
         if isinstance(base[key], dict) and isinstance(own[key], dict):
-            result[key] = _merged(base[key], own[key])
+            result[key] = merged(base[key], own[key])
     return result

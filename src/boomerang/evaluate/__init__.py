@@ -58,7 +58,7 @@ def evaluate(
     - `scores.jsonl`: the members' answers by item, a part of them at a time;
     - `outcomes.jsonl`: what the harness made of them;
     - `samples/`, with `log_samples`: the harness's samples by series, member and task;
-    - `evaluation.json`: the settings;
+    - `evaluation.json`: the settings, those of a task with its first answers;
     - `family.json`: which family it is, and what its members need to run, for the report.
 
     An `out` of the same teacher, kept layers and dtype is continued: what a member has answered is
@@ -108,7 +108,7 @@ def evaluate(
         DataError: A text or task cannot be used, an option is out of range, or there is nothing to
             measure on.
         OutputError: `out` holds an evaluation with other settings.
-        ResultsError: A log-likelihood is not finite, or a file in `out` is damaged.
+        ResultsError: A log-likelihood or a logit is not finite, or a file in `out` is damaged.
     """
     from ..checkpoint.hashing import content_hash
     from ..checkpoint.resolve import resolve

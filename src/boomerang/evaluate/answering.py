@@ -72,7 +72,7 @@ class Answering:
             advance: Told the number of answers that came in.
 
         Raises:
-            ResultsError: A log-likelihood is not finite.
+            ResultsError: A log-likelihood, or a logit of a member that generates, is not finite.
         """
         missing = self.missing(members, questions)
         scored = {

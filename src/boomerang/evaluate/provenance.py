@@ -91,6 +91,7 @@ class Provenance(_Model):
         student: The student.
         num_teacher_layers: N.
         kept_layers: The teacher layers the student was cut from.
+        keep_given: Whether they were given with `--keep`; the pair may not open without it.
         order: The order of patching recorded with the student, else the paper's: a name or a list.
         context: The text length, in tokens, that memory is stated for by default.
         dtype: torch's name of the dtype that members are built in, or None where none is known.
@@ -105,7 +106,8 @@ class Provenance(_Model):
     teacher: Source
     student: Source
     num_teacher_layers: int
-    kept_layers: tuple[int, ...]
+    kept_layers: tuple[int, ...] = Field(min_length=1)
+    keep_given: bool = False
     order: str | tuple[int, ...]
     context: int = Field(ge=1)
     dtype: str | None
@@ -138,7 +140,8 @@ def write_provenance(
     if not rows:
         return
     try:
-        found = _provenance(FamilyOnDisk.open(teacher, student, keep=keep), rows)
+        family = FamilyOnDisk.open(teacher, student, keep=keep)
+        found = _provenance(family, rows, keep_given=keep is not None)
     except BoomerangError:
         return
     path = Path(out) / PROVENANCE_FILE
@@ -183,7 +186,7 @@ def read_provenance(results: str | Path) -> Provenance | None:
         raise ResultsError(f'field "{field}" is missing or broken', where=path) from None
 
 
-def _provenance(family: FamilyOnDisk, rows: Sequence[Row]) -> Provenance:
+def _provenance(family: FamilyOnDisk, rows: Sequence[Row], *, keep_given: bool) -> Provenance:
     from ..sizing import default_context
 
     teacher, student = family.identities()
@@ -195,6 +198,7 @@ def _provenance(family: FamilyOnDisk, rows: Sequence[Row]) -> Provenance:
         student=_source(student, rows[-1].student),
         num_teacher_layers=family.layers.num_layers,
         kept_layers=family.layers.kept,
+        keep_given=keep_given,
         order=order if isinstance(order, str) else family.layers.order(order),
         context=default_context(family.pair.teacher.config),
         dtype=family.pair.plan(family.layers.member(patch=0)).dtype,

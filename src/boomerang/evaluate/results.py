@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from ..errors import ResultsError
 from .jsonl import append_lines, read_lines
@@ -43,7 +51,8 @@ class Row(BaseModel):
         items: How many items (windows of text, questions) the value and its standard error rest on.
         teacher: Content hash of the teacher.
         student: Content hash of the student.
-        series: `family`, or the name of a baseline.
+        series: `family`, or the name of a baseline or of a study's variant.
+        seed: Of a study, the seed of the distillation; None elsewhere, and then not written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -51,9 +60,9 @@ class Row(BaseModel):
     member: tuple[int, ...]
     patch: int = Field(ge=0)
     order: str | None
-    num_layers: int = Field(ge=1)
-    parameters: int = Field(ge=1)
-    bytes: int = Field(ge=1)
+    num_layers: int = Field(ge=1, lt=1 << 63)
+    parameters: int = Field(ge=1, lt=1 << 63)
+    bytes: int = Field(ge=1, lt=1 << 63)
     task: str
     metric: str
     value: float
@@ -62,11 +71,20 @@ class Row(BaseModel):
     teacher: str
     student: str
     series: str
+    seed: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_missing_seed(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        if content["seed"] is None:
+            del content["seed"]
+        return content
 
     @property
     def key(self) -> tuple[object, ...]:
         """What the row is a measurement of: two rows with one key differ in their figures only."""
-        return (self.teacher, self.student, self.series, self.order, self.member, *self.measure)
+        who = (self.teacher, self.student, self.series, self.seed)
+        return (*who, self.order, self.member, *self.measure)
 
     @property
     def measure(self) -> tuple[str, str]:
@@ -105,8 +123,9 @@ def current(rows: Sequence[Row]) -> list[Row]:
     """The rows that still hold: of a row written twice the last, of a series the last student.
 
     A file keeps what was measured of a student that has changed since; a report must not mix them.
-    A series in which no row has patched layers or an order is of models that stand alone: each is a
-    student of its own, and the last of each size (layers and parameters) holds.
+    Each seed of a series has a student of its own. A series in which no row has patched layers or
+    an order is of models that stand alone: each is a student of its own, and the last of each size
+    (layers and parameters) holds.
 
     Args:
         rows: Rows in the order of writing.
@@ -115,7 +134,8 @@ def current(rows: Sequence[Row]) -> list[Row]:
 
     def of_one_student(row: Row) -> tuple[object, ...]:
         series = (row.teacher, row.series)
-        return series if series in families else (*series, row.num_layers, row.parameters)
+        size = () if series in families else (row.num_layers, row.parameters)
+        return (*series, row.seed, *size)
 
     students = {of_one_student(row): row.student for row in rows}
     last = {row.key: row for row in rows}

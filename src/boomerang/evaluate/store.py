@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ..checkpoint.output import write_text
+from ..checkpoint.output import check_writable, write_text
 from ..errors import OutputError, ResultsError
 from ..layers import Member
 from .jsonl import append_lines, read_lines
@@ -58,18 +58,25 @@ class Outcome(_Line):
         documents: The number of documents.
         values: For each metric and filter (as `acc,none`) the value and its standard error.
         by_document: What a metric was computed from, where it can be paired with another member's:
-            a number for each document, or a sum and its weight.
+            for each document a number, or a sum and its weight.
     """
 
     documents: int
     values: dict[str, tuple[float, float | None]]
     by_document: dict[str, tuple[float | tuple[float, float], ...]]
 
+    @model_validator(mode="after")
+    def _every_document(self) -> Outcome:
+        if any(len(each) != self.documents for each in self.by_document.values()):
+            raise ValueError("not as many numbers as documents")
+        return self
+
 
 class Store:
     """An output directory, continued for the same teacher, kept layers and dtype.
 
-    Tasks may be added; one that is there must be asked with the settings it was asked with.
+    Tasks may be added; one that is there must be asked with the settings it was asked with. These
+    are recorded with its first answers: a run that measured nothing binds nobody.
 
     Args:
         out: The directory; made if need be.
@@ -99,8 +106,13 @@ class Store:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror})", where=self.out) from None
-        tasks = {each.task: dict(each.settings) for each in questions}
-        self._claim({**settings, "tasks": {**tasks, **(groups or {})}})
+        check_writable(self.out)
+        self._settings = dict(settings)
+        tasks = {each.task: each.settings for each in questions}
+        self._tasks = {name: dict(each) for name, each in {**tasks, **(groups or {})}.items()}
+        self._names = [(each.task, each.content) for each in questions]
+        self._recorded: set[str] = set()
+        self._check()
         self._rows = set(read_results(self.results)) if self.results.exists() else set()
         self._unwritten: list[StoredAnswers] = []
         self._written = time.monotonic()
@@ -111,19 +123,30 @@ class Store:
         lines = _read(outcomes, Outcome) if outcomes.exists() else []
         self._outcomes = {line.key: line for line in lines}
 
-    def _claim(self, settings: dict[str, Any]) -> None:
+    def _check(self) -> dict[str, Any]:
+        """The settings that are recorded; none may be other than those of this run."""
         path = self.out / SETTINGS_FILE
         if path.exists():
             there = _read_settings(path)
-            _check_same(there, settings, self.out)
-            settings["tasks"] = {**there.get("tasks", {}), **settings["tasks"]}
-            if there == settings:
-                return
-        elif self.results.exists():
+            _check_same(there, {**self._settings, "tasks": self._tasks}, self.out)
+            return there
+        if self.results.exists():
             raise OutputError(
                 f"has results but no {SETTINGS_FILE}", where=self.out, fix="name another directory"
             )
-        write_text(path, json.dumps(settings, indent=2) + "\n")
+        return {}
+
+    def _record(self, names: Iterable[str]) -> None:
+        """Record the settings of tasks, which is due before anything that was measured of them."""
+        new = {name: self._tasks[name] for name in names if name in self._tasks}
+        if new.keys() <= self._recorded:
+            return
+        # Read anew: other processes of this evaluation record their tasks too.
+        there = self._check()
+        settings = {**self._settings, "tasks": {**there.get("tasks", {}), **new}}
+        if there != settings:
+            write_text(self.out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+        self._recorded |= new.keys()
 
     def missing(self, student: str, member: Member, questions: Questions) -> tuple[int, ...]:
         """The items of a task that a member has not answered."""
@@ -170,6 +193,8 @@ class Store:
         """
         now = time.monotonic()
         if now - self._written >= least_seconds:
+            contents = {line.task for line in self._unwritten}
+            self._record(name for name, content in self._names if content in contents)
             append_lines(
                 self._scores_file, [line.model_dump() for line in _joined(self._unwritten)]
             )
@@ -199,6 +224,7 @@ class Store:
     def add_rows(self, rows: Iterable[Row]) -> None:
         """Add rows to the results, except those that stand there already."""
         new = [row for row in rows if row not in self._rows]
+        self._record(row.task for row in new)
         append_results(self.results, new)
         self._rows.update(new)
 
@@ -210,11 +236,21 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise ResultsError(f"cannot be read as JSON ({error})", where=path) from None
     if not isinstance(settings, dict):
         raise ResultsError("is no JSON object", where=path)
+    tasks = settings.get("tasks", {})
+    if not isinstance(tasks, dict) or not all(isinstance(each, dict) for each in tasks.values()):
+        raise ResultsError('field "tasks" is broken', where=path)
     return settings
 
 
 def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], out: Path) -> None:
     """Refuse other settings; those of tasks count where both sides have the task."""
+    if there.get("schema_version") != here["schema_version"]:
+        raise OutputError(
+            f"was written by another version of boomerang (schema version "
+            f"{there.get('schema_version')}, this one writes {here['schema_version']})",
+            where=out,
+            fix="name another directory, or go on with the version that wrote it",
+        )
     details = _differences({**there, "tasks": 0}, {**here, "tasks": 0}, "")
     tasks = there.get("tasks", {})
     for name in here["tasks"]:
@@ -254,6 +290,9 @@ def _joined(lines: Iterable[StoredAnswers]) -> list[StoredAnswers]:
 
 _AnyLine = TypeVar("_AnyLine", bound=_Line)
 
+# The field at fault where fields contradict each other.
+_WHOLE: dict[type[_Line], str] = {StoredAnswers: "answers", Outcome: "by_document"}
+
 
 def _read(path: Path, kind: type[_AnyLine]) -> list[_AnyLine]:
     lines = []
@@ -261,7 +300,7 @@ def _read(path: Path, kind: type[_AnyLine]) -> list[_AnyLine]:
         try:
             lines.append(kind.model_validate(value))
         except ValidationError as error:
-            name = ".".join(str(part) for part in error.errors()[0]["loc"]) or "answers"
+            name = ".".join(str(part) for part in error.errors()[0]["loc"]) or _WHOLE[kind]
             where = f"{path} line {number}"
             raise ResultsError(f'field "{name}" is missing or broken', where=where) from None
     return lines

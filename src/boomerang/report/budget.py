@@ -117,10 +117,11 @@ def _candidate(each: ResultSet, row: Row) -> Candidate:
 def _command(each: ResultSet, row: Row) -> str:
     known = each.provenance
     sources = ("TEACHER", "STUDENT")
-    name = "member"
+    name, keep = "member", []
     if known is not None:
         sources, name = (known.teacher.reference, known.student.reference), known.name
-    words = ["boomerang", "build", *sources, f"{name}-{row.num_layers}L", *_choice(row)]
+        keep = ["--keep", _listed(known.kept_layers)] if known.keep_given else []
+    words = ["boomerang", "build", *sources, f"{name}-{row.num_layers}L", *keep, *_choice(row)]
     return shlex.join(words)
 
 
@@ -130,7 +131,11 @@ def _choice(row: Row) -> list[str]:
     if row.order in (LAST_TO_FIRST, FIRST_TO_LAST):
         return ["--patch", str(row.patch), "--order", row.order]
     # An order in a file may have changed since; the patched layers are what was measured.
-    return ["--blocks", ",".join(str(layer) for layer in row.member)]
+    return ["--blocks", _listed(row.member)]
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ",".join(map(str, layers))
 
 
 def _family_size(each: ResultSet) -> int | None:

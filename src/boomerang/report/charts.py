@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..evaluate.results import Row, current
+from ..evaluate.results import Row
 from .average import average_external, average_name, average_rows, averaged_tasks, is_mean
 from .curves import curves, only_task
 from .external import External
 from .lines import Line, Lines
 from .metrics import difference_of, is_difference, lower_is_better
 from .scale import needs_log
+from .seeds import shown
 from .sources import ResultSet
 
 # Of the height of a chart; in less, the shape of a line is lost.
@@ -74,7 +75,7 @@ def one_chart(rows: Sequence[Row], *, task: str | None = None, metric: str) -> C
     Raises:
         ResultsError: No such rows, or several tasks and none named.
     """
-    rows = current(rows)
+    rows = shown(rows)
     task = only_task(rows) if task is None else task
     chosen = [row for row in rows if row.task == task]
     # Refuses a metric that is not there.

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from ..sizing import OVERHEAD
-from ..units import show_bytes, show_count
+from ..units import show_bytes, show_count_briefly
 from .budget import Candidate, Choices
 from .charts import Chart
 from .lines import Line
@@ -71,7 +71,7 @@ def _member(one: Choices, each: Candidate, headline: Chart, line: Line | None) -
         "layers": each.layers,
         "weights": each.weights,
         "cache": [(cache.window, cache.bytes_per_token) for cache in each.cache],
-        "about": f"Patch {each.patch} of {last}, {show_count(each.parameters)} parameters.",
+        "about": f"Patch {each.patch} of {last}, {show_count_briefly(each.parameters)} parameters.",
         "quality": quality,
         "rival": rival,
         "command": each.command,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ResultsError
-from ..evaluate.results import FAMILY, Row, current
+from ..evaluate.results import FAMILY, Row
+from .seeds import shown
 
 _NAMES = {
     FAMILY: "boomerang family",
@@ -53,7 +54,7 @@ def curves(
     Raises:
         ResultsError: No such rows, or several tasks and none named.
     """
-    rows = current(rows)
+    rows = shown(rows)
     task = only_task(rows) if task is None else task
     chosen = [row for row in rows if row.measure == (task, metric)]
     if not chosen:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import ResultsError
+from .sources import can_be_drawn
 
 _REQUIRED = ("name", "parameters", "task", "metric", "value")
 _OPTIONAL = ("stderr", "bytes", "layers")
 _COLUMNS = (*_REQUIRED, *_OPTIONAL)
+
+_TOO_MANY = 1 << 63
 
 _Number = TypeVar("_Number", int, float)
 
@@ -70,6 +73,10 @@ def read_external(path: str | Path) -> list[External]:
         raise ResultsError(f"is no CSV ({error})", where=path) from None
     if not found:
         raise ResultsError("has no lines below its columns", where=path)
+    keys = [(each.name, each.parameters, each.task, each.metric) for each in found]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ResultsError(f"has {twice[3]} on {twice[2]} of {twice[0]!r} twice", where=path)
     return found
 
 
@@ -122,8 +129,10 @@ def _number(
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         raise ResultsError(f'column "{name}" is {text!r} and not {what}', where=where) from None
-    if not math.isfinite(number):
+    if kind is float and not math.isfinite(number):
         raise ResultsError(f'column "{name}" is not a finite number', where=where)
     if (name == "stderr" and number < 0) or (kind is int and number < 1):
         raise ResultsError(f'column "{name}" is {text}, which is too small', where=where)
+    if number >= _TOO_MANY if kind is int else not can_be_drawn(number, None):
+        raise ResultsError(f'column "{name}" is {text}, which cannot be', where=where)
     return number

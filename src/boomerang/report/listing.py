@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ..units import show_bytes, show_count
+from ..units import show_bytes, show_count_briefly
 from .charts import Chart
 from .lines import Line, Point
 from .metrics import NOISE, better, label
@@ -72,7 +72,7 @@ def _row(line: Line, point: Point, values: Sequence[Point | None], ids: Mapping[
         f"{swatch_svg(line)}{escape(name)}{end}</th>",
         _cell(point.patch, str(point.patch)),
         _cell(point.layers, str(point.layers)),
-        _cell(point.parameters, show_count(point.parameters)),
+        _cell(point.parameters, show_count_briefly(point.parameters)),
         _cell(point.bytes, show_bytes(point.bytes or 0)),
         *(_value(value) for value in values),
     ]

@@ -62,12 +62,14 @@ class Report:
     ) -> Report:
         """Arrange results."""
         found = charts(sets, external)
+        # What two sets hold alike is drawn once, and is offered once.
+        drawn_keys = {line.key for chart in found for line in chart.lines}
         return cls(
             title=_title(sets) if title is None else title,
             sets=tuple(sets),
             external=external,
             charts=tuple(found),
-            choices=tuple(choices(sets)),
+            choices=tuple(one for one in choices(sets) if one.key in drawn_keys),
         )
 
     @property

@@ -11,6 +11,9 @@ LOG_FROM = 2.5
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
+# Numbers of so many digits do not fit beside an axis.
+_WIDE = 1e5
+
 # Marks that an axis needs to be read.
 _FEWEST = 3
 
@@ -118,10 +121,18 @@ def show_with_error(value: float, stderr: float | None, *, sign: bool = False) -
 
 def show_ticks(values: Sequence[float]) -> list[str]:
     """Labels of an axis' marks: as many decimals as one of them needs, large ones in powers."""
-    if any(abs(value) >= 1e6 for value in values):
-        return [f"{value:.2g}".replace("e+0", "e").replace("e+", "e") for value in values]
+    if any(abs(value) >= _WIDE for value in values):
+        return [_in_powers(value) for value in values]
     digits = max((len(f"{value:.6g}".partition(".")[2]) for value in values), default=0)
     return [f"{value:.{digits}f}" for value in values]
+
+
+def _in_powers(value: float) -> str:
+    """All digits of a number, such as 1.25e6; small ones as they are."""
+    if abs(value) < 1000:
+        return f"{value:.6g}"
+    digits, _, power = f"{value:.5e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
 
 
 def _round_steps(step: float) -> list[float]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ResultsError
 from ..evaluate.provenance import Built, Provenance, read_provenance
-from ..evaluate.results import FAMILY, Row, current, read_results
+from ..evaluate.results import FAMILY, Row, read_results
+from .metrics import is_difference
+from .seeds import shown
 
 _SETTINGS_FILE = "evaluation.json"
+
+# Of a task's settings, those that differ with the tokenizer.
+_HASHES = ("content", "text")
+
+# Nothing sensible is beyond, and sums and ratios of what is within are finite.
+LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,8 @@ class ResultSet:
         path: The directory or file it was read from.
         rows: The rows that hold.
         provenance: What its `family.json` says, if it is of the family in the rows; else None.
-        missing: What the report cannot show for want of it, in sentences.
+        missing: What the report cannot show for want of it, and what in it cannot be compared
+            with the first set of the report, in sentences.
         settings: What its `evaluation.json` says, or nothing.
     """
 
@@ -68,15 +77,44 @@ def read_sets(paths: Sequence[str | Path]) -> list[ResultSet]:
     for place, real in zip(places, resolved, strict=True):
         if resolved.count(real) > 1:
             raise ResultsError("is named twice", where=place)
-    return [_read(place, name) for place, name in zip(places, _names(resolved), strict=True)]
+    first, *others = [
+        _read(place, name) for place, name in zip(places, _names(resolved), strict=True)
+    ]
+    return [first, *(_beside(each, first) for each in others)]
+
+
+def _beside(each: ResultSet, first: ResultSet) -> ResultSet:
+    """The set, with a note of what was not measured as in the first one."""
+    notes = []
+    for task, here in each.tasks.items():
+        there = first.tasks.get(task, here)
+        keys = [key for key in here if key not in _HASHES and there.get(key) != here[key]]
+        if keys:
+            words = ", ".join(key.replace("_", " ") for key in keys)
+            notes.append(f"{task} was measured with other settings than in {first.name}: {words}.")
+    return replace(each, missing=(*each.missing, *notes))
 
 
 def _read(path: Path, name: str) -> ResultSet:
-    rows = current(read_results(path))
-    if not rows:
+    found = shown(read_results(path))
+    if all(is_difference(row.metric) for row in found):
         raise ResultsError("there are no results", where=path, fix="run `boomerang evaluate` first")
+    rows = [row for row in found if can_be_drawn(row.value, row.stderr)]
+    if all(is_difference(row.metric) for row in rows):
+        raise ResultsError(f"every value is beyond {LARGEST:g}", where=path)
     provenance, missing = _provenance(path, rows)
-    return ResultSet(name, path, tuple(rows), provenance, missing, _settings(path))
+    settings = _settings(path)
+    if len(rows) < len(found):
+        names = {f"{row.metric} on {row.task}" for row in {*found} - {*rows}}
+        missing += (f"Values beyond {LARGEST:g} are not shown: {', '.join(sorted(names))}.",)
+    if settings is None:
+        missing += (f"{_SETTINGS_FILE} is not there or damaged: settings are not known.",)
+    return ResultSet(name, path, tuple(rows), provenance, missing, settings or {})
+
+
+def can_be_drawn(value: float, stderr: float | None) -> bool:
+    """Whether a value and its standard error are of a size that can be computed with."""
+    return max(abs(value), stderr or 0.0) <= LARGEST and (value == 0 or abs(value) >= 1 / LARGEST)
 
 
 def _provenance(path: Path, rows: Sequence[Row]) -> tuple[Provenance | None, tuple[str, ...]]:
@@ -100,14 +138,14 @@ def _provenance(path: Path, rows: Sequence[Row]) -> tuple[Provenance | None, tup
     return provenance, ()
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path) -> dict[str, Any] | None:
     """How it was measured; of interest to the reader, and needed by nothing here."""
     place = (path if path.is_dir() else path.parent) / _SETTINGS_FILE
     try:
         found = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

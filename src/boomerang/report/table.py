@@ -8,9 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluate.results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row, current
+from ..evaluate.results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row
+from ..units import show_count_briefly
 from .curves import Curve, curves, only_task
 from .metrics import NOISE
+from .seeds import shown
 from .task_table import task_tables
 
 
@@ -30,7 +32,7 @@ def member_tables(rows: Sequence[Row], *, task: str | None = None) -> list[Table
     Raises:
         ResultsError: No rows of this task, or several tasks and none named.
     """
-    rows = current(rows)
+    rows = shown(rows)
     task = only_task(rows) if task is None else task
     lines = curves(rows, task=task, metric=PERPLEXITY)
     values = {row.key: row for row in rows}
@@ -95,7 +97,7 @@ def _table(
         table.add_row(
             str(row.patch),
             str(row.num_layers),
-            *[_count(row.parameters), _bytes(row.bytes)][: len(sizes)],
+            *[show_count_briefly(row.parameters), _bytes(row.bytes)][: len(sizes)],
             f"{row.value:.2f}{_error(row)}",
             "-" if bits is None else f"{bits.value:.3f}",
             _change(change),
@@ -125,18 +127,10 @@ def _error(row: Row) -> str:
     return "" if row.stderr is None else f" ± {row.stderr:.2f}"
 
 
-def _count(count: int) -> str:
-    return _in_unit(count, 1000, ("", "K", "M", "B"))
-
-
 def _bytes(count: int) -> str:
-    return _in_unit(count, 1024, (" B", " KiB", " MiB", " GiB"))
-
-
-def _in_unit(count: int, step: int, units: Sequence[str]) -> str:
-    value, power = float(count), 0
-    while value >= step and power < len(units) - 1:
-        value, power = value / step, power + 1
+    value, power, units = float(count), 0, (" B", " KiB", " MiB", " GiB")
+    while value >= 1024 and power < len(units) - 1:
+        value, power = value / 1024, power + 1
     digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f}{units[power]}"
 

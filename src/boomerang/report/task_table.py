@@ -8,8 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluate.results import Row, current
+from ..evaluate.results import Row
 from .metrics import NOISE
+from .seeds import shown
 
 # As many as fit into 80 columns beside the member.
 _MEASURES = 4
@@ -30,7 +31,7 @@ def task_tables(rows: Sequence[Row]) -> list[Table]:
         Tables for `rich.console.Console.print`.
     """
     lines: dict[tuple[str, str | None, str], list[Row]] = {}
-    for row in current(rows):
+    for row in shown(rows):
         lines.setdefault((row.series, row.order, row.teacher), []).append(row)
     return [
         _table(line, measures[start : start + _MEASURES])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..units import show_bytes, show_count
+from ..units import show_bytes, show_count_briefly
 from .charts import Chart
 from .lines import Line, Point
 from .metrics import label, lower_is_better
@@ -14,7 +14,7 @@ from .scale import show_value, show_with_error
 def tooltip(chart: Chart, line: Line, point: Point) -> list[str]:
     """A point in a few lines, the first one a heading."""
     heading = f"{point.name}, {line.label}" if point.name else line.label
-    sizes = [f"{show_count(point.parameters)} parameters"]
+    sizes = [f"{show_count_briefly(point.parameters)} parameters"]
     if point.layers is not None:
         sizes.insert(0, f"{point.layers} layers")
     if point.bytes is not None:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..checkpoint.output import write_text
-from ..errors import OutputError
+from ..checkpoint.output import check_writable, write_text
+from ..errors import OutputError, ResultsError
 from .external import External, read_external
 from .page import GENERATOR, Report, page
 from .sources import read_sets
@@ -37,17 +37,21 @@ def write_report(
 
     Raises:
         ResultsError: Results or measurements cannot be read, or are not what they should be.
-        OutputError: `out` is a file of another kind, or cannot be written.
+        OutputError: `out` is a file of another kind, or `out` or `figures` cannot be written.
     """
     out = Path(out)
     _check_replaceable(out)
     report = Report.of(read_sets(results), _read_external(external), title)
     text = page(report)
+    if figures is not None:
+        check_writable(Path(figures))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
+    except UnicodeEncodeError as error:
+        raise ResultsError(f"a name is not Unicode text ({error.reason})") from None
     if figures is not None:
         # matplotlib takes a second to import.
         from .figure import save_chart

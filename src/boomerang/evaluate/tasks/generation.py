@@ -7,11 +7,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 
 from ...family import Family
 from ...layers import Member
+from ..members import check_finite
 from .load import seed_everything, telling
 from .quiet import quiet
 from .record import Recorded, harness_arguments
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 # Prompts of a call where no batch size is given; fewer where memory does not suffice.
 _BATCH_SIZE = 16
+
+# Of the first prompt, which a member reads once to show that its weights are sound.
+_TOKENS_READ = 32
 
 
 class Generator:
@@ -54,6 +59,9 @@ class Generator:
             member: Which member.
             items: Items of the task's questions, all prompts.
             keep: Told item and text.
+
+        Raises:
+            ResultsError: The member's logits are not finite: any text of its would be noise.
         """
         questions = self._recorded.questions
         prompts = {item: questions.prompts[item - len(questions.requests)] for item in items}
@@ -63,6 +71,7 @@ class Generator:
             harness = HFLM(**arguments)
             hook = _Hook(keep, {item: prompt.args for item, prompt in prompts.items()})
             harness.set_cache_hook(hook)
+            _check_sound(member, harness, prompts[items[0]].args[0])
             seed_everything([self._recorded.task])
             while hook.left:
                 try:
@@ -71,6 +80,15 @@ class Generator:
                     if harness.batch_size_per_gpu == 1:
                         raise
                     harness.batch_size_per_gpu //= 2
+
+
+def _check_sound(member: Member, harness: HFLM, prompt: str) -> None:
+    """One short forward: generation itself takes a token from whatever logits there are."""
+    tokens = harness.tok_encode(prompt)[:_TOKENS_READ] or [harness.prefix_token_id]
+    with torch.no_grad():
+        logits = harness.model(torch.tensor([tokens], device=harness.device)).logits
+    # Finite where a token may be ruled out (-inf), but none is NaN or +inf.
+    check_finite([member], np.asarray(logits.float().logsumexp(-1).cpu()))
 
 
 class _Hook:

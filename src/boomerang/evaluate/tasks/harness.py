@@ -142,7 +142,8 @@ class Harness:
         rows = []
         of_tasks = {name: harness_values(outcome) for name, outcome in outcomes.items()}
         for name, group in self.loaded.groups.items():
-            with quiet():
+            # It warns of tasks that lack a metric, of every member anew.
+            with quiet(logging.ERROR):
                 together = group.aggregate(of_tasks)
             counts = together.get("sample_count", {})
             for key, (value, stderr) in metric_values(together).items():

@@ -62,7 +62,7 @@ def task_options(
         raise DataError("no task is named", where="tasks", fix="name tasks as arc_easy,mmlu")
     if include_path is not None and not Path(include_path).is_dir():
         raise DataError("is no directory", where=include_path, fix="give one with task files")
-    if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
+    if limit is not None and not (0 < limit < 1 or (limit >= 1 and float(limit).is_integer())):
         raise DataError(
             f"{limit} is no number of documents", where="limit", fix="give a count, or a share < 1"
         )

@@ -148,11 +148,11 @@ def _by_document(recorded: Recorded, key: str, samples: Samples) -> list[Any] | 
     aggregation = _aggregation(recorded, key)
     if aggregation not in (metrics.mean, metrics.perplexity, *pairs):
         return None
-    values = [
-        sample[metric]
-        for sample in samples
-        if sample["filter"] == filter_name and metric in sample["metrics"]
-    ]
+    mine = [sample for sample in samples if sample["filter"] == filter_name]
+    # Of documents that have it only with some answers, others are left for every member.
+    if not all(metric in sample["metrics"] for sample in mine):
+        return None
+    values = [sample[metric] for sample in mine]
     width = pairs.get(aggregation, 1)
     numbers = [np.asarray(value, dtype=np.float64).reshape(-1) for value in values]
     if len(numbers) < 2 or any(each.shape != (width,) for each in numbers):

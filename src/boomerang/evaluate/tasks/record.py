@@ -207,7 +207,14 @@ def _check(
             )
     for prompt in prompts:
         kwargs = prompt.args[1]
-        longest = normalize_gen_kwargs(dict(kwargs), encoder.max_gen_toks)["max_gen_toks"]
+        with telling(name, "has options of generation that cannot be used"):
+            longest = normalize_gen_kwargs(dict(kwargs), encoder.max_gen_toks)["max_gen_toks"]
+        if longest < 1:
+            raise DataError(
+                f"generates up to {longest} tokens",
+                where=name,
+                fix="let max_gen_toks be at least 1",
+            )
         if longest >= encoder.max_length:
             raise DataError(
                 f"generates up to {longest} tokens, as many as the model has positions "
