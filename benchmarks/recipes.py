@@ -37,6 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mirror 0.5": {"loss": SQUARED, "mirror": 0.5},
     "mirror 0.25 frozen": {"loss": SQUARED, "mirror": 0.25, "freeze": ["embedding", "head"]},
     "mirror 0.5 frozen": {"loss": SQUARED, "mirror": 0.5, "freeze": ["embedding", "head"]},
+    "mirror 0.75 frozen": {"loss": SQUARED, "mirror": 0.75, "freeze": ["embedding", "head"]},
     "mirror 0.25 alignment 40": {"loss": SQUARED | {"alignment": 40}, "mirror": 0.25},
     "switch 0.25": {"loss": SQUARED, "switch": 0.25},
     "switch 0.25 frozen": {"loss": SQUARED, "switch": 0.25, "freeze": ["embedding", "head"]},

@@ -22,6 +22,7 @@ from .init import init
 from .inspect import inspect
 from .report import report
 from .sizes import sizes
+from .study import study
 from .verify import verify
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command(rich_help_panel=_MEASURE)(evaluate)
 app.command(rich_help_panel=_MEASURE)(report)
 app.command(rich_help_panel=_MEASURE)(inspect)
 app.add_typer(baseline, name="baseline", rich_help_panel=_MEASURE)
+app.command(rich_help_panel=_MEASURE)(study)
 app.command(rich_help_panel=_MEASURE)(demo)
 
 

@@ -1,0 +1,8 @@
+"""A study: a family, variants of it and baselines, from one YAML file to one report."""
+
+from __future__ import annotations
+
+from .config import Study
+from .run import run_study
+
+__all__ = ["Study", "run_study"]

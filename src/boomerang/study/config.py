@@ -1,0 +1,220 @@
+"""What a study is: one YAML file, checked as a whole before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ..distill.mistakes import as_recipe_error
+from ..distill.presets import merged
+from ..distill.reading import override, read_yaml
+from ..distill.sections import Section
+from ..errors import RecipeError, StudyError
+from ..evaluate.results import FAMILY, PRETRAINED
+
+Init = Literal["teacher", "random", "untrained"]
+
+EMBEDDED = "embedded"
+"""The name of the teacher that comes with the package, and of its texts."""
+
+SHORTGPT: Final = "shortgpt"
+LACO: Final = "laco"
+DISTILLED: Final = "distilled"
+
+_RESERVED = (FAMILY, SHORTGPT, LACO, DISTILLED, PRETRAINED)
+# What the study itself says to each of its runs.
+_NOT_OF_A_RECIPE = ("teacher", "student", "out", "seed", "shard")
+_CONFIGS = Path(__file__).with_name("configs")
+
+
+class Measure(Section):
+    """What every model is measured on, and how; as for `boomerang.evaluate`.
+
+    Args:
+        texts: UTF-8 text files; of the embedded teacher by default its held-out books.
+        tasks: Tasks of lm-evaluation-harness, separated by commas.
+        include_path: A directory with task files of one's own.
+        limit: Documents of each task, or a share of them below 1.
+        num_fewshot: Examples before each question.
+        window: The most positions a model sees at once.
+        stride: Tokens scored per window.
+        batch_size: Sequences at a time.
+        dtype: Of all models as measured: torch's name; by default the teacher's.
+        orders: The orders that every family is patched in; by default the one its recipe says.
+    """
+
+    texts: list[str] | None = None
+    tasks: str | None = None
+    include_path: str | None = None
+    limit: float | None = None
+    num_fewshot: int | None = None
+    window: Annotated[int, Field(ge=1)] | None = None
+    stride: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    orders: list[Literal["last-to-first", "first-to-last"]] | None = None
+
+
+class Baselines(Section):
+    """Models that stand alone, beside the family; see docs/baselines.md.
+
+    Args:
+        shortgpt: Layers of low influence removed, at every size of the family.
+        laco: Layers merged, at every size of the family.
+        distilled: Numbers of layers to distil a student of by itself, by the family's recipe.
+        pretrained: Models of the user's own: directories or hub ids.
+        calibration: UTF-8 text files for the first two; of the embedded teacher by default an
+            excerpt of its training text.
+    """
+
+    shortgpt: bool = False
+    laco: bool = False
+    distilled: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
+    pretrained: list[str] = Field(default_factory=list)
+    calibration: list[str] | None = None
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether one of them is chosen by a calibration text."""
+        return self.shortgpt or self.laco
+
+
+class Study(Section):
+    """Everything that decides what a study finds.
+
+    Args:
+        teacher: A directory, a hub id, or `embedded` for the teacher that comes with the package.
+        recipe: The family's distillation recipe, without `teacher`, `student`, `out` and `seed`.
+        measure: What every model is measured on.
+        seeds: Each distillation is done once for each of them.
+        variants: By name, what a variant changes in the recipe, key by key, and `init`: `teacher`
+            (the default), `random` weights, or `untrained`: the cut of the teacher as it is.
+        baselines: What else to compare with.
+        figures: By file name, the series that a figure shows besides the family.
+
+    Raises:
+        StudyError: A key or value is not allowed; names the key.
+    """
+
+    teacher: str
+    recipe: dict[str, Any]
+    measure: Measure = Measure()
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]  # noqa: RUF012
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    baselines: Baselines = Baselines()
+    figures: dict[str, list[str]] = Field(default_factory=dict)
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _empty_variants(cls, value: Any) -> Any:
+        # `paper:` with nothing behind it is a variant that changes nothing.
+        if not isinstance(value, dict):
+            return value
+        return {name: {} if changes is None else changes for name, changes in value.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is listed twice in seeds")
+        for name, changes in {"": self.recipe, **self.variants}.items():
+            place = f"variants.{name}" if name else "recipe"
+            for key in _NOT_OF_A_RECIPE:
+                if key in changes:
+                    raise ValueError(f"{place}.{key} is for the study to say: leave it out")
+            init = changes.get("init", "teacher") if name else "teacher"
+            if init not in ("teacher", "random", "untrained"):
+                raise ValueError(f"{place}.init is teacher, random or untrained, not {init!r}")
+        for name in self.variants:
+            if name in _RESERVED:
+                raise ValueError(f"variants.{name} has a reserved name: {', '.join(_RESERVED)}")
+        if self.teacher != EMBEDDED and not self.measure.texts and not self.measure.tasks:
+            raise ValueError("there is nothing to measure on: set measure.texts or measure.tasks")
+        needs = self.baselines.needs_calibration and not self.baselines.calibration
+        if self.teacher != EMBEDDED and needs:
+            raise ValueError("shortgpt and laco need a text: set baselines.calibration")
+        self._check_figures()
+        return self
+
+    def _check_figures(self) -> None:
+        known = {*self.variants, *_RESERVED}
+        for name, series in self.figures.items():
+            unknown = [each for each in series if each not in known]
+            if unknown:
+                raise ValueError(f"figures.{name} names {unknown[0]!r}, which is no series here")
+            if not name or set(name) & set("/\\\0") or name.startswith("."):
+                raise ValueError(f"figures.{name} is no file name")
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> Study:
+        """Read a study.
+
+        Args:
+            source: A YAML file, or the name of a shipped study, such as `claims`.
+            overrides: `key=value` pairs that replace what it says, as of a recipe.
+
+        Raises:
+            StudyError: It cannot be read, or a key or value is not allowed.
+        """
+        path = study_path(source)
+        try:
+            return cls.parse(read_yaml(path), overrides)
+        except RecipeError as error:
+            raise StudyError(error.what, where=error.where or source, fix=error.fix) from None
+        except StudyError as error:
+            where = source if error.where is None else f"{source}: {error.where}"
+            raise StudyError(error.what, where=where, fix=error.fix) from None
+
+    @classmethod
+    def parse(cls, content: dict[str, Any], overrides: Sequence[str] = ()) -> Study:
+        """Check a study that is given as a dict, which is left as it is.
+
+        Raises:
+            StudyError: A key or value is not allowed.
+        """
+        content = copy.deepcopy(content)
+        for setting in overrides:
+            override(content, setting)
+        try:
+            return cls(**{str(key): value for key, value in content.items()})
+        except ValidationError as error:
+            found = as_recipe_error(error, cls)
+            raise StudyError(found.what, where=found.where, fix=found.fix) from None
+
+    def series(self) -> dict[str, tuple[Init, dict[str, Any]]]:
+        """How each family of the study comes to be: its student's start, and its recipe's keys.
+
+        Returns:
+            By series: the family first, then the variants in their order.
+        """
+        found: dict[str, tuple[Init, dict[str, Any]]] = {FAMILY: ("teacher", self.recipe)}
+        for name, changes in self.variants.items():
+            keys = {key: value for key, value in changes.items() if key != "init"}
+            found[name] = (changes.get("init", "teacher"), merged(self.recipe, keys))
+        return found
+
+
+def shipped() -> list[str]:
+    """The names of the studies that come with the package."""
+    return sorted(path.stem for path in _CONFIGS.glob("*.yaml"))
+
+
+def study_path(source: str | Path) -> Path:
+    """The file of a study: a path, or the name of a shipped one.
+
+    Raises:
+        StudyError: It is neither.
+    """
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    if str(source) not in shipped():
+        raise StudyError(
+            "is no YAML file and no study that comes with the package",
+            where=source,
+            fix=f"those are {', '.join(shipped())}",
+        )
+    return _CONFIGS / f"{source}.yaml"

@@ -1,0 +1,183 @@
+"""Doing one run of a study, in this process. All that is slow or needs torch is here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..architecture.config import num_layers
+from ..baselines.bench import Bench
+from ..baselines.cache import CACHE_FILE, Cache
+from ..baselines.naive import evaluate_naive
+from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
+from ..baselines.standalone import Standalone
+from ..checkpoint.directory import read_config
+from ..checkpoint.resolve import resolve
+from ..distill import distill
+from ..distill.recipe import Recipe
+from ..evaluate import evaluate
+from ..evaluate.provenance import PROVENANCE_FILE
+from ..evaluate.results import Row
+from ..evaluate.store import SETTINGS_FILE
+from ..layers import LayerMap
+from ..order import default_order_for
+from ..student import init_student
+from .config import DISTILLED
+from .plan import Job
+from .records import Cost, Directory, Record
+
+
+def do(job: Job, directory: Directory) -> Record:
+    """Do a run and record it; what a stopped run began is continued.
+
+    Args:
+        job: The run; the distillation it needs is done.
+        directory: The study's.
+
+    Raises:
+        BoomerangError: As `boomerang.distill` and `boomerang.evaluate`.
+    """
+    scratch = directory.scratch(job.name)
+    resumed = scratch.exists()
+    scratch.mkdir(parents=True, exist_ok=True)
+    wall, cpu = time.monotonic(), time.process_time()
+    rows = _KINDS[job.kind](job, directory, scratch)
+    cost = Cost(
+        cpu_seconds=round(time.process_time() - cpu, 1),
+        wall_seconds=round(time.monotonic() - wall, 1),
+        threads=torch.get_num_threads(),
+        device=_device_name(),
+        resumed=resumed,
+    )
+    family, settings = scratch / PROVENANCE_FILE, scratch / SETTINGS_FILE
+    if family.exists():
+        directory.family(job.name).parent.mkdir(parents=True, exist_ok=True)
+        family.replace(directory.family(job.name))
+    evaluation = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    record = Record(job=job.name, cost=cost, rows=tuple(rows), evaluation=evaluation)
+    directory.write_record(record)
+    # Answers item by item, the cut with random weights: nothing asks for them any more.
+    shutil.rmtree(scratch, ignore_errors=True)
+    return record
+
+
+def _distil(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    recipe = Recipe.parse(dict(job.work["recipe"]))
+    changes: dict[str, Any] = {"out": str(directory.student(job.name))}
+    if job.work["init"] == "random":
+        cut = scratch / "random"
+        if not cut.exists():
+            teacher = resolve(recipe.teacher)
+            layers = recipe.layers(_depth(teacher))
+            init_student(teacher, cut, layers, random=True, seed=recipe.seed)
+        changes |= {"student": str(cut), "keep": None}
+    distill(Recipe(**recipe.model_dump() | changes))
+    return []
+
+
+def _family(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    assert job.needs is not None
+    return evaluate(
+        job.work["teacher"], directory.student(job.needs), scratch, order=job.work["order"],
+        **_loading(job), **_settings(job),
+    )  # fmt: skip
+
+
+def _untrained(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    return evaluate_naive(
+        job.work["teacher"], _layers(job), scratch, order=job.work["order"],
+        loading=_loading(job), **_settings(job),
+    )  # fmt: skip
+
+
+def _shortgpt(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    return _pruned(job, scratch, shortgpt_models)
+
+
+def _laco(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    return _pruned(job, scratch, laco_models)
+
+
+def _pruned(job: Job, scratch: Path, make: Callable[..., list[Standalone]]) -> list[Row]:
+    bench = _bench(job)
+    models = make(
+        bench.model,
+        calibration_text(job.work["calibration"], bench.tokenizer, bench.model),
+        job.work["sizes"],
+        teacher_hash=bench.teacher_hash,
+        cache=Cache(scratch / CACHE_FILE),
+    )
+    return _alone(bench, models, job, scratch)
+
+
+def _distilled(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    assert job.needs is not None
+    bench = _bench(job)
+    model = bench.checkpoint(DISTILLED, directory.student(job.needs))
+    return _alone(bench, [model], job, scratch)
+
+
+def _pretrained(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    bench = _bench(job)
+    model = bench.checkpoint(job.kind, job.work["model"], own_tokenizer=True)
+    return _alone(bench, [model], job, scratch)
+
+
+def _alone(bench: Bench, models: Iterable[Standalone], job: Job, scratch: Path) -> list[Row]:
+    return bench.measure(models, scratch, **_settings(job))
+
+
+_KINDS: dict[str, Callable[[Job, Directory, Path], list[Row]]] = {
+    "distil": _distil,
+    "family": _family,
+    "untrained": _untrained,
+    "shortgpt": _shortgpt,
+    "laco": _laco,
+    "distilled": _distilled,
+    "pretrained": _pretrained,
+}
+
+
+def _bench(job: Job) -> Bench:
+    teacher = resolve(job.work["teacher"])
+    # No family is patched here: the order is of no consequence.
+    order = default_order_for(read_config(teacher))
+    return Bench(teacher, _layers(job), order, _loading(job))
+
+
+def _layers(job: Job) -> LayerMap:
+    return LayerMap(job.work["keep"], _depth(resolve(job.work["teacher"])))
+
+
+def _depth(teacher: Path) -> int:
+    return num_layers(read_config(teacher))
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """What to measure on and how, as `boomerang.evaluate` takes it."""
+    settings = {key: value for key, value in job.work["measure"].items() if key != "dtype"}
+    return settings | {"tasks": settings.get("tasks") or ()}
+
+
+def _loading(job: Job) -> dict[str, Any]:
+    """How models are loaded, as `from_pretrained` takes it."""
+    name = job.work["measure"].get("dtype")
+    dtype = {} if name is None else {"dtype": getattr(torch, name)}
+    return {"device": _device(), **dtype, **job.work["loading"]}
+
+
+def _device() -> str:
+    """The accelerator if there is one: where Trainer distils, too."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if found is None else found.type
+
+
+def _device_name() -> str:
+    device = _device()
+    return torch.cuda.get_device_name() if device == "cuda" else device

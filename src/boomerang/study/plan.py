@@ -1,0 +1,312 @@
+"""From a study to the list of its runs: pure arithmetic on what it says and on content hashes.
+
+A run is named by the content of all that decides its outcome. So what is done stays done when other
+parts of the study change, and two series that come to be in the same way share their runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ..baselines.distilled import size_recipe
+from ..distill.recipe import Recipe
+from ..distill.sections import ModelOptions
+from ..errors import LayerMapError, RecipeError, StudyError
+from ..evaluate.results import FAMILY, PRETRAINED
+from ..layers import Order
+from .config import DISTILLED, LACO, SHORTGPT, Init, Study
+from .costs import Shape, flops, tokens
+
+Kind = Literal["distil", "family", "untrained", "shortgpt", "laco", "distilled", "pretrained"]
+
+_KEEP = {"every": 2, "first": 1, "last": 2}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan has to know besides the study.
+
+    Args:
+        teacher: The teacher as recipes name it.
+        config: Its `config.json`.
+        hash: Its content hash.
+        shape: What decides how much its students cost.
+        training: Text files to distil on where the recipe names none.
+        texts: Text files to measure on.
+        calibration: Text files to calibrate on.
+        hashes: Content hashes of these files by path, and of pretrained models by reference.
+    """
+
+    teacher: str
+    config: Mapping[str, Any]
+    hash: str
+    shape: Shape
+    training: tuple[str, ...]
+    texts: tuple[str, ...]
+    calibration: tuple[str, ...]
+    hashes: Mapping[str, str]
+
+    @property
+    def num_layers(self) -> int:
+        """N."""
+        return len(self.shape.layers)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Args:
+        name: Its kind and a hash of all that decides its outcome.
+        kind: What is done: a distillation, or what is measured.
+        title: What it is, for people.
+        work: What to do it with, as JSON values.
+        needs: The distillation whose student it measures, or None.
+        tokens: That a distillation trains on; None for others, or where not known.
+        flops: That it takes, or None.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    work: Mapping[str, Any]
+    needs: str | None = None
+    tokens: int | None = None
+    flops: int | None = None
+
+    def to_json(self) -> str:
+        """The run as one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Job:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(line))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Whose results those of a run are.
+
+    Args:
+        series: The series.
+        seed: Of the distillation; None for what has none.
+        job: The run that measured it.
+    """
+
+    series: str
+    seed: int | None
+    job: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a study, a distillation before those that need it.
+
+    Args:
+        jobs: The runs by name, each once.
+        entries: What of the results each of them gives, the family first.
+    """
+
+    jobs: Mapping[str, Job]
+    entries: tuple[Entry, ...]
+
+    def missing(self, done: frozenset[str]) -> list[Job]:
+        """The runs that are left: a distillation only if its student is still to be measured."""
+        measured = [job for job in self.jobs.values() if job.kind != "distil"]
+        wanted = {job.name for job in measured if job.name not in done}
+        wanted |= {job.needs for job in measured if job.name in wanted and job.needs is not None}
+        return [job for job in self.jobs.values() if job.name in wanted - done]
+
+
+def make_plan(study: Study, facts: Facts) -> Plan:
+    """The runs of a study.
+
+    Args:
+        study: What to find out.
+        facts: About its teacher and its texts.
+
+    Raises:
+        StudyError: A recipe of it cannot be; names the variant.
+    """
+    jobs: dict[str, Job] = {}
+    entries: list[Entry] = []
+    for series, seed, made in [*_families(study, facts), *_baselines(study, facts)]:
+        # Of runs that several series share the first one's title stays.
+        for job in made:
+            jobs.setdefault(job.name, job)
+        entries += [Entry(series, seed, job.name) for job in made if job.kind != "distil"]
+    return Plan(jobs, tuple(entries))
+
+
+_Made = tuple[str, int | None, list[Job]]
+
+
+def _families(study: Study, facts: Facts) -> Iterator[_Made]:
+    for series, (init, keys) in study.series().items():
+        place = "recipe" if series == FAMILY else f"variants.{series}"
+        if init == "untrained":
+            recipe = family_recipe(keys, facts, 0, place)
+            work = {"keep": recipe.layers(facts.num_layers).kept}
+            yield series, None, list(_measured("untrained", series, work, recipe, study, facts))
+            continue
+        for seed in study.seeds:
+            recipe = family_recipe(keys, facts, seed, place)
+            title = f"{series}, seed {seed}"
+            first = _distillation(recipe, init, title, facts)
+            measured = _measured("family", title, {}, recipe, study, facts, first)
+            yield series, seed, [first, *measured]
+
+
+def _baselines(study: Study, facts: Facts) -> Iterator[_Made]:
+    baselines = study.baselines
+    recipe = family_recipe(study.recipe, facts, 0, "recipe")
+    layers = recipe.layers(facts.num_layers)
+    sizes = sorted({member.num_layers for member in layers.members(_order(recipe))})[:-1]
+    alone: dict[str, Any] = {"keep": layers.kept}
+    chosen: list[tuple[Kind, bool]] = [(SHORTGPT, baselines.shortgpt), (LACO, baselines.laco)]
+    for kind, wanted in chosen:
+        if wanted:
+            work = {**alone, "sizes": sizes, "calibration": list(facts.calibration)}
+            yield kind, None, [_measurement(kind, kind, work, study, facts)]
+    for size in sorted(set(baselines.distilled)):
+        for seed in study.seeds:
+            title = f"{size} layers by themselves, seed {seed}"
+            first = _distillation(_sized(study, facts, seed, size), "teacher", title, facts)
+            measured = _measurement(DISTILLED, title, alone, study, facts, first)
+            yield DISTILLED, seed, [first, measured]
+    for reference in baselines.pretrained:
+        work = {**alone, "model": reference}
+        yield PRETRAINED, None, [_measurement("pretrained", reference, work, study, facts)]
+
+
+def family_recipe(keys: Mapping[str, Any], facts: Facts, seed: int, place: str) -> Recipe:
+    """The recipe of one distillation; its `out` is still open.
+
+    Args:
+        keys: What the study says.
+        facts: About the teacher.
+        seed: The seed.
+        place: What errors name.
+
+    Raises:
+        StudyError: There is no such recipe for this teacher.
+    """
+    data = dict(keys.get("data") or {})
+    if facts.training and not data.get("files") and not data.get("sources"):
+        data["files"] = list(facts.training)
+    content = {"keep": _KEEP, **keys, "data": data}
+    content |= {"teacher": facts.teacher, "out": "", "seed": seed}
+    try:
+        return Recipe.parse(content).resolved(dict(facts.config))
+    except RecipeError as error:
+        where = place if error.where is None else f"{place}.{error.where}"
+        raise StudyError(error.what, where=where, fix=error.fix) from None
+
+
+def _sized(study: Study, facts: Facts, seed: int, size: int) -> Recipe:
+    recipe = family_recipe(study.recipe, facts, seed, "recipe")
+    try:
+        sized = size_recipe(recipe, size, facts.num_layers, "")
+    except LayerMapError as error:
+        raise StudyError(error.what, where="baselines.distilled", fix=error.fix) from None
+    return sized.resolved(dict(facts.config))
+
+
+def _distillation(recipe: Recipe, init: Init, title: str, facts: Facts) -> Job:
+    kept = recipe.layers(facts.num_layers).kept
+    content = {"recipe": _portable(recipe, facts), "init": init}
+    return Job(
+        name=_name("distil", facts, content),
+        kind="distil",
+        title=f"distil {title}",
+        work={"recipe": recipe.model_dump(mode="json"), "init": init, "keep": list(kept)},
+        tokens=tokens(recipe),
+        flops=flops(recipe, kept, facts.shape),
+    )
+
+
+def _measured(
+    kind: Kind,
+    title: str,
+    work: Mapping[str, Any],
+    recipe: Recipe,
+    study: Study,
+    facts: Facts,
+    needs: Job | None = None,
+) -> Iterator[Job]:
+    """One run for each order that a family is patched in."""
+    orders: Sequence[Order] = study.measure.orders or [_order(recipe)]
+    for order in orders:
+        words = f"{title}, {order}" if len(orders) > 1 else title
+        yield _measurement(kind, words, {**work, "order": order}, study, facts, needs)
+
+
+def _measurement(
+    kind: Kind,
+    title: str,
+    work: Mapping[str, Any],
+    study: Study,
+    facts: Facts,
+    needs: Job | None = None,
+) -> Job:
+    settings = study.measure.model_dump(mode="json", exclude={"orders", "texts"}, exclude_none=True)
+    work = json.loads(json.dumps(dict(work)))
+    content: dict[str, Any] = {
+        "work": {key: _hashed(value, facts) for key, value in work.items()},
+        "student": needs and needs.name,
+        # Rows carry the name of the text.
+        "texts": [(_stem(path), facts.hashes[path]) for path in facts.texts],
+        "measure": {key: value for key, value in settings.items() if key != "batch_size"},
+    }
+    return Job(
+        name=_name(kind, facts, content),
+        kind=kind,
+        title=f"measure {title}",
+        work={
+            **work,
+            "teacher": facts.teacher,
+            "measure": {**settings, "texts": list(facts.texts)},
+            "loading": ModelOptions(**(study.recipe.get("model") or {})).for_model(),
+        },
+        needs=None if needs is None else needs.name,
+    )
+
+
+def _order(recipe: Recipe) -> str | list[int]:
+    assert recipe.order is not None
+    return recipe.order
+
+
+def _portable(recipe: Recipe, facts: Facts) -> dict[str, Any]:
+    """What of a recipe decides its outcome, without names of places or of presets.
+
+    Keys at their default are left out, so that keys which recipes learn later change no name.
+    """
+    outside = {"out", "teacher", "student", "preset", "seed", "keep", "evaluate", "shard"}
+    content = recipe.model_dump(mode="json", exclude_defaults=True, exclude=outside)
+    content["data"] = {key: _hashed(value, facts) for key, value in content["data"].items()}
+    kept = recipe.layers(facts.num_layers).kept
+    return {**content, "seed": recipe.seed, "keep": list(kept)}
+
+
+def _hashed(value: Any, facts: Facts) -> Any:
+    """A JSON value with hashes in the place of files and models."""
+    if isinstance(value, list):
+        return [_hashed(each, facts) for each in value]
+    if isinstance(value, dict):
+        return {key: _hashed(each, facts) for key, each in value.items()}
+    return facts.hashes.get(value, value) if isinstance(value, str) else value
+
+
+def _stem(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2].rpartition(".")[0] or path
+
+
+def _name(kind: Kind, facts: Facts, content: Mapping[str, Any]) -> str:
+    text = json.dumps({"teacher": facts.hash, **content}, sort_keys=True)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
