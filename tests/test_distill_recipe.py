@@ -55,7 +55,7 @@ def test_presets_differ_as_they_say() -> None:
         for name in ("paper", "boomerang", "reference", "adapt")
     )
     assert ours == Recipe.parse(MINIMAL).resolved(QWEN)
-    assert set(paper.differences(ours)) == {"preset", "loss", "mirror"}
+    assert set(paper.differences(ours)) == {"preset", "loss", "mirror", "freeze"}
     assert set(paper.differences(reference)) == {"preset", "mode", "data"}
     assert set(paper.differences(adapt)) == {"preset", "loss"}
     # 10/(M+1) for each pair.

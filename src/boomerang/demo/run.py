@@ -138,7 +138,9 @@ def run_demo(
     if controls:
         say(f"4b/6 Distil a student from random weights on as many tokens -> {out / 'random'}")
         _cut(directory, out / "random-cut", layers, plan, random=True)
-        control = distill(recipe(plan, directory, out / "random-cut", out / "random", training))
+        plain = recipe(plan, directory, out / "random-cut", out / "random", training)
+        # Random weights must all be free to learn.
+        control = distill(plain.model_copy(update={"freeze": []}))
         rows += evaluate_random(directory, control, results, **measuring)
     figure = save_figure(rows, out / "figure")
     report = write_report([results], out / "report.html")
