@@ -23,7 +23,7 @@ def demo(
         ),
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Distillation steps of 4,096 tokens (default 80).")
+        int | None, typer.Option(min=1, help="Distillation steps of 4,096 tokens (default 240).")
     ] = None,
 ) -> None:
     """Cut, distil, measure every size, draw, build one and let it speak: minutes on a CPU."""
