@@ -22,7 +22,7 @@ from boomerang.baselines.naive import evaluate_naive
 from boomerang.checkpoint.directory import read_config
 from boomerang.demo import assets
 from boomerang.distill.recipe import Recipe
-from boomerang.evaluate.documents import SEPARATOR
+from boomerang.documents import join_documents
 from boomerang.evaluate.results import PERPLEXITY, Row
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap
 
@@ -68,8 +68,8 @@ def write_texts(work: Path, characters: int) -> dict[str, Path]:
     work.mkdir(parents=True, exist_ok=True)
     paths = {"train": work / "train.txt", "heldout": work / "held-out-books.txt"}
     excerpts = [book[:characters] for book in assets.heldout_documents()]
-    paths["train"].write_text(f"\n{SEPARATOR}\n".join(assets.training_documents()))
-    paths["heldout"].write_text(f"\n{SEPARATOR}\n".join(excerpts))
+    paths["train"].write_text(join_documents(assets.training_documents()))
+    paths["heldout"].write_text(join_documents(excerpts))
     return paths
 
 

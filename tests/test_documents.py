@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from boomerang import documents
-from boomerang.documents import SEPARATOR, iter_documents, read_documents
+from boomerang.documents import SEPARATOR, iter_documents, join_documents, read_documents
 from boomerang.errors import DataError
 
 TALK = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
@@ -44,6 +44,12 @@ def test_long_texts_come_in_pieces_without_a_loss(
     whole = "".join(str(document) for document in iter_documents(path))
     assert "".join(pieces).replace("\n", "") == whole.replace("\n", "")
     assert max(map(len, pieces), default=0) <= longest + len(SEPARATOR)
+
+
+def test_joined_documents_are_read_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(join_documents(["one\ntwo", "three"]))
+    assert read_documents([path]) == ["one\ntwo", "three"]
 
 
 def test_a_long_text_is_cut_at_a_line_break(tmp_path: Path) -> None:

@@ -24,6 +24,15 @@ _BLOCK = 1 << 20
 _PARQUET_ROWS = 256
 
 
+def join_documents(documents: Iterable[str]) -> str:
+    """Documents as the text of one file, from which `read_documents` gives them again.
+
+    Args:
+        documents: Texts without a separator of their own, each on lines of its own.
+    """
+    return f"\n{SEPARATOR}\n".join(documents)
+
+
 def read_documents(paths: Iterable[str | Path]) -> list[str]:
     """The documents of files, as `iter_documents` gives them, all at once.
 

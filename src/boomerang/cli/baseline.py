@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,12 +53,10 @@ def naive(
 
     from ..baselines.naive import evaluate_naive
 
-    along = bench.order if order is None else order
-    members = bench.members(wanted, along)
+    patched = _patched(bench, wanted, order)
     common.show(
         evaluate_naive(
-            bench.teacher, bench.layers, results,
-            members=members, order=along, loading=bench.loading, **settings,
+            bench.teacher, bench.layers, results, loading=bench.loading, **patched, **settings
         )
     )  # fmt: skip
 
@@ -79,12 +77,10 @@ def random(
 
     from ..baselines.random import evaluate_random
 
-    along = bench.order if order is None else order
-    members = bench.members(wanted, along)
+    patched = _patched(bench, wanted, order)
     common.show(
         evaluate_random(
-            bench.teacher, control, results,
-            members=members, order=along, **bench.loading, **settings,
+            bench.teacher, control, results, **patched, **bench.loading, **settings
         )
     )  # fmt: skip
 
@@ -203,6 +199,12 @@ def _pruned(
         for each in models:
             save_model(each, save, teacher=bench.teacher, teacher_hash=bench.teacher_hash)
     common.show(bench.measure(models, results, **settings), alone=True)
+
+
+def _patched(bench: Bench, wanted: list[int] | None, order: str | None) -> dict[str, Any]:
+    """Members of the wanted sizes and their order, as `boomerang.evaluate` takes them."""
+    along = bench.order if order is None else order
+    return {"members": bench.members(wanted, along), "order": along}
 
 
 def _wanted(layers: str | None) -> list[int] | None:

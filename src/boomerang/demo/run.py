@@ -23,9 +23,9 @@ from ..checkpoint.resolve import resolve
 from ..checkpoint.student_config import read_student_config
 from ..distill import distill
 from ..distill.recipe import Recipe
+from ..documents import join_documents
 from ..errors import OutputError
 from ..evaluate import evaluate
-from ..evaluate.documents import SEPARATOR
 from ..evaluate.results import Row
 from ..layers import LAST_TO_FIRST, LayerMap
 from ..order import default_order_for
@@ -211,9 +211,9 @@ def _write_texts(directory: Path, plan: Settings) -> tuple[list[Path], list[Path
     """The texts as files, as any user of the tool has them."""
     directory.mkdir(exist_ok=True)
     training, heldout = directory / "train.txt", directory / "held-out-books.txt"
-    write_text(training, f"\n{SEPARATOR}\n".join(assets.training_documents()))
+    write_text(training, join_documents(assets.training_documents()))
     excerpts = (text[: plan.heldout_characters] for text in assets.heldout_documents())
-    write_text(heldout, f"\n{SEPARATOR}\n".join(excerpts))
+    write_text(heldout, join_documents(excerpts))
     return [training], [heldout]
 
 

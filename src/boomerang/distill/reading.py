@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +52,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def override(content: dict[str, Any], setting: str) -> None:
-    """Replace a value in place.
+def overridden(content: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The keys of a recipe with some values replaced.
 
     Args:
-        content: The keys of a recipe.
-        setting: `key=value`: a key with dots for what is nested, a value in YAML.
+        content: The keys, left as they are.
+        settings: `key=value` each: a key with dots for what is nested, a value in YAML.
 
     Raises:
-        RecipeError: The setting is none.
+        RecipeError: A setting is none.
     """
+    result = copy.deepcopy(content)
+    for setting in settings:
+        _override(result, setting)
+    return result
+
+
+def _override(content: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     path = [part.strip() for part in key.split(".")]
     if not equals or not all(path):

@@ -6,7 +6,6 @@ made and an interrupted run can be told from another one.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from ..order import default_order_for
 from .fields import check_training
 from .mistakes import as_recipe_error
 from .presets import BY_ORDER, DEFAULT, Preset, by_order, read_preset, with_preset
-from .reading import override, read_yaml
+from .reading import overridden, read_yaml
 from .sections import Data, Evaluate, KeepEvery, Loss, ModelOptions, Part, Section
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -163,9 +162,7 @@ class Recipe(Section):
         Raises:
             RecipeError: A key or value is not allowed.
         """
-        content = copy.deepcopy(content)
-        for setting in overrides:
-            override(content, setting)
+        content = overridden(content, overrides)
         try:
             return cls(**{str(key): value for key, value in content.items()})
         except RecipeError as error:

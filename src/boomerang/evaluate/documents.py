@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..documents import SEPARATOR as SEPARATOR
 from ..documents import read_documents as read_documents
 from ..errors import DataError
 from .perplexity import Scores

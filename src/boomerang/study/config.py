@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -11,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..distill.mistakes import as_recipe_error
 from ..distill.presets import merged
-from ..distill.reading import override, read_yaml
+from ..distill.reading import overridden, read_yaml
 from ..distill.sections import Section
 from ..errors import RecipeError, StudyError
 from ..evaluate.results import FAMILY, PRETRAINED
@@ -175,9 +174,7 @@ class Study(Section):
         Raises:
             StudyError: A key or value is not allowed.
         """
-        content = copy.deepcopy(content)
-        for setting in overrides:
-            override(content, setting)
+        content = overridden(content, overrides)
         try:
             return cls(**{str(key): value for key, value in content.items()})
         except ValidationError as error:

@@ -15,7 +15,7 @@ from ..checkpoint.hashing import content_hash
 from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
 from ..demo import assets
-from ..documents import SEPARATOR
+from ..documents import join_documents
 from ..errors import DataError
 from .config import EMBEDDED, Study
 from .costs import Shape, attention_width
@@ -106,12 +106,13 @@ def write_embedded_texts(directory: Path) -> None:
 
 def _embedded_texts() -> dict[str, str]:
     """To distil on, to measure on, to calibrate on."""
-    between = f"\n{SEPARATOR}\n"
     training = assets.training_documents()
     return {
-        "train.txt": between.join(training),
-        "held-out-books.txt": between.join(book[:_MEASURED] for book in assets.heldout_documents()),
-        "calibration.txt": between.join(book[:_CALIBRATION] for book in training[:2]),
+        "train.txt": join_documents(training),
+        "held-out-books.txt": join_documents(
+            book[:_MEASURED] for book in assets.heldout_documents()
+        ),
+        "calibration.txt": join_documents(book[:_CALIBRATION] for book in training[:2]),
     }
 
 
