@@ -222,7 +222,7 @@ def kept_layers(study: Study) -> tuple[str, Verdict]:
 
 def budgets(study: Study) -> tuple[str, Verdict]:
     """Claim 5, the tokens."""
-    names = ("8 steps", FAMILY, "320 steps")
+    names = ("24 steps", FAMILY, "600 steps")
     levels = [_level(study.curves[name]) for name in names]
     better = levels[0] > levels[1] > levels[2]
     effect = [largest_rise(study.curves[name]) <= SLACK for name in names]
@@ -307,7 +307,7 @@ SECTIONS = (
         "kept",
         kept_layers,
     ),
-    ("5c. The tokens", ("8 steps", FAMILY, "320 steps"), "tokens", budgets),
+    ("5c. The tokens", ("24 steps", FAMILY, "600 steps"), "tokens", budgets),
     ("7. The cost", (FAMILY, "distilled"), None, cost),
 )
 

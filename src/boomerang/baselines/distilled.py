@@ -53,8 +53,9 @@ def family_recipe(student: str | Path) -> Path:
 def size_recipe(recipe: Recipe, size: int, num_layers: int, out: str | Path) -> Recipe:
     """The recipe for one size: the same text, loss and training; another student and output.
 
-    No members are measured while it trains, and an order that lists a family's student layers is
-    left out: both speak of the family.
+    No members are measured while it trains, no batch crosses between student and teacher, and an
+    order that lists a family's student layers is left out: all three serve the family, and crossing
+    costs the student itself.
 
     Args:
         recipe: The family's.
@@ -74,6 +75,8 @@ def size_recipe(recipe: Recipe, size: int, num_layers: int, out: str | Path) -> 
             "keep": list(evenly_spread(size, num_layers)),
             "out": str(Path(out) / f"{size}L"),
             "order": None if listed else recipe.order,
+            "switch": 0,
+            "mirror": 0,
             "evaluate": content["evaluate"] | {"members": []},
         }
     )
