@@ -70,6 +70,8 @@ def test_a_directory_of_another_run_is_refused(
 ) -> None:
     with pytest.raises(OutputError, match="another steps"):
         run_demo(finished[0], teacher=str(stories), **(TINY | {"steps": 5}))
+    with pytest.raises(OutputError, match="another kept"):
+        run_demo(finished[0], teacher=str(stories), keep=[0, 2, 4], **TINY)
     (tmp_path / "mine").write_text("")
     with pytest.raises(OutputError, match="no demo run"):
         run_demo(tmp_path, teacher=str(stories), **TINY)

@@ -132,19 +132,23 @@ def test_a_run_of_other_settings_is_refused(tool: ModuleType, books: Path, tmp_p
         run(tool, books, tmp_path / "work", "--steps", "1")
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
 def test_the_teacher_is_a_plain_checkpoint_with_a_tokenizer_for_any_text(
-    tool: ModuleType, books: Path, tmp_path: Path
+    tool: ModuleType, books: Path, tmp_path: Path, architecture: str
 ) -> None:
-    run(tool, books, tmp_path / "work", "--steps", "1")
+    run(tool, books, tmp_path / "work", "--steps", "1", "--architecture", architecture)
     folder = tmp_path / "work" / "teacher"
     model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.model_type == architecture
     assert model.config.use_cache and model.config.tie_word_embeddings
     state = torch.load(tmp_path / "work" / "checkpoint.pt")["model"]
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = " Ünseen bytes: \t日本 <b>"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert "- Anon, Foxes\n" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "- Anon, Foxes\n" in card
+    assert "| layers, width | 2 x 16, 2 heads |" in card
 
 
 def test_end_of_text_stands_between_books_only(

@@ -2,10 +2,10 @@
 
     python tools/check_teacher.py TEACHER WORK
 
-Runs the demo on the teacher (cut every second layer, distil with the demo's budget, measure every
-size and naive pruning on the whole held-out books) and prints, as Markdown, what must hold. The
-exit code is 0 when all of it does and 1 otherwise. WORK keeps what is done: an interrupted check is
-continued by the same command.
+Runs the demo on the teacher (cut every second layer or `--keep`, distil with the demo's budget,
+measure every size and naive pruning on the whole held-out books) and prints, as Markdown, what must
+hold. The exit code is 0 when all of it does and 1 otherwise. WORK keeps what is done: an
+interrupted check is continued by the same command.
 
 The demo's held-out books must be unknown to the teacher, or its figures mean nothing.
 """
@@ -123,13 +123,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("teacher", help="directory or hub id")
     parser.add_argument("work", type=Path, help="folder for the run's files")
+    parser.add_argument("--keep", help="kept layers, as 0,2,4 (every second one and the last)")
     parser.add_argument("--steps", type=int, help="distillation steps (the demo's)")
     parser.add_argument("--characters", type=int, help="of each held-out book (all)")
     args = parser.parse_args(argv)
+    keep = None if args.keep is None else [int(layer) for layer in args.keep.split(",")]
     settings = {} if args.steps is None else {"steps": args.steps}
     outcome = run_demo(
         args.work,
         teacher=args.teacher,
+        keep=keep,
         say=lambda line: print(line, file=sys.stderr),
         heldout_characters=args.characters or 1 << 40,
         **settings,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -289,39 +289,69 @@ def _mean(study: Study, series: str, size: int, key: str) -> float:
     return mean(j[key] for j in _distillations(study, series) if j["num_layers"] == size)
 
 
-# Heading, series in its table, figure (none: no table either), and what judges it.
+@dataclass(frozen=True)
+class Section:
+    """A claim.
+
+    Args:
+        heading: Its title.
+        series: What judging it takes, in the order of its table.
+        judge: Its rule and its verdict.
+        figure: The study's name of its figure; without one there is no table either.
+        beside: Series that its table shows besides, where they were measured.
+    """
+
+    heading: str
+    series: tuple[str, ...]
+    judge: Callable[[Study], tuple[str, Verdict]]
+    figure: str | None = None
+    beside: tuple[str, ...] = ()
+
+
 SECTIONS = (
-    ("1. Size and quality interpolate smoothly", (FAMILY, "naive"), "smoothness", smoothness),
-    ("2. Both conditions are necessary", (FAMILY, "naive", "random"), "conditions", conditions),
-    ("3. On par with individual distillation", (FAMILY, "distilled"), "distilled", individually),
-    ("4. Above training-free pruners", (FAMILY, "shortgpt", "laco"), "pruners", pruners),
-    (
-        "5a. The loss terms",
-        ("naive", "ce", "ce + kl", "ce + cosine", "paper"),
-        "loss",
-        loss_terms,
+    Section(
+        "1. Size and quality interpolate smoothly",
+        (FAMILY, "naive"),
+        smoothness,
+        "smoothness",
+        ("mirror 0.5",),
     ),
-    (
+    Section(
+        "2. Both conditions are necessary", (FAMILY, "naive", "random"), conditions, "conditions"
+    ),
+    Section(
+        "3. On par with individual distillation",
+        (FAMILY, "distilled"),
+        individually,
+        "distilled",
+        ("mirror 0.5",),
+    ),
+    Section("4. Above training-free pruners", (FAMILY, "shortgpt", "laco"), pruners, "pruners"),
+    Section(
+        "5a. The loss terms", ("naive", "ce", "ce + kl", "ce + cosine", "paper"), loss_terms, "loss"
+    ),
+    Section(
         "5b. The kept layers",
         (FAMILY, "every 3rd", "every 4th", "every 5th"),
-        "kept",
         kept_layers,
+        "kept",
     ),
-    ("5c. The tokens", ("24 steps", FAMILY, "600 steps"), "tokens", budgets),
-    ("7. The cost", (FAMILY, "distilled"), None, cost),
+    Section("5c. The tokens", ("24 steps", FAMILY, "600 steps"), budgets, "tokens"),
+    Section("7. The cost", (FAMILY, "distilled"), cost),
 )
 
 
 def sections(study: Study) -> Iterator[str]:
     """A section for each claim that the study has the series for."""
-    for heading, series, figure, judge in SECTIONS:
-        if not study.has(*series):
+    for each in SECTIONS:
+        if not study.has(*each.series):
             continue
-        rule, verdict = judge(study)
-        yield f"## {heading}\n\n**{verdict.capitalize()}.** {rule}\n"
-        if figure is not None:
-            yield f"![{heading}](images/claims-{figure}.png)\n"
-            yield "\n".join(table(study, series)) + "\n"
+        rule, verdict = each.judge(study)
+        yield f"## {each.heading}\n\n**{verdict.capitalize()}.** {rule}\n"
+        if each.figure is not None:
+            shown = [*each.series, *(name for name in each.beside if study.has(name))]
+            yield f"![{each.heading}](images/claims-{each.figure}.png)\n"
+            yield "\n".join(table(study, shown)) + "\n"
 
 
 def table(study: Study, series: Sequence[str]) -> Iterator[str]:

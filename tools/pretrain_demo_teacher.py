@@ -1,6 +1,9 @@
-"""Pretrain the demo's teacher: a narrow, deep Qwen3 model with a small byte-level vocabulary.
+"""Pretrain a teacher: a narrow, deep model with a small byte-level vocabulary.
 
     python tools/pretrain_demo_teacher.py --books BOOKS --work WORK --minutes 150
+
+By default the demo's, a Qwen3 of 16 layers; `--architecture gpt2 --layers 12` makes one with the
+shape of GPT-2 (docs/pairs.md).
 
 BOOKS holds train.txt, valid.txt and test.txt (see demo_books.py) and list.json (a row per book:
 split, author, title, year). Everything the run makes is kept in WORK:
@@ -43,7 +46,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from demo_books import EOS, Data, Windows, prepare_data, write_text
 
@@ -55,10 +66,9 @@ EVALUATION_WINDOWS = 128
 # ---------------------------------------------------------------------------------------- the model
 
 
-def build_model(args: argparse.Namespace) -> Qwen3ForCausalLM:
-    """The untrained teacher, seeded, in float32 on the CPU."""
-    torch.manual_seed(args.seed)
-    config = Qwen3Config(
+def qwen3(args: argparse.Namespace) -> PreTrainedConfig:
+    """Half as many key-value heads as heads."""
+    return Qwen3Config(
         vocab_size=args.vocabulary,
         hidden_size=args.width,
         num_hidden_layers=args.layers,
@@ -70,12 +80,37 @@ def build_model(args: argparse.Namespace) -> Qwen3ForCausalLM:
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=0,
-        use_cache=False,  # the cache only costs time in training; the saved config allows it
     )
-    return Qwen3ForCausalLM(config)
 
 
-def build_optimizer(model: Qwen3ForCausalLM, weight_decay: float) -> torch.optim.AdamW:
+def gpt2(args: argparse.Namespace) -> PreTrainedConfig:
+    """GPT-2's own shape; without dropout, as each text is seen a few times at most."""
+    return GPT2Config(
+        vocab_size=args.vocabulary,
+        n_positions=args.length,
+        n_embd=args.width,
+        n_layer=args.layers,
+        n_head=args.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
+ARCHITECTURES = {"qwen3": qwen3, "gpt2": gpt2}
+
+
+def build_model(args: argparse.Namespace) -> PreTrainedModel:
+    """The untrained teacher, seeded, in float32 on the CPU."""
+    torch.manual_seed(args.seed)
+    config = ARCHITECTURES[args.architecture](args)
+    config.use_cache = False  # the cache only costs time in training; the saved config allows it
+    return AutoModelForCausalLM.from_config(config)
+
+
+def build_optimizer(model: PreTrainedModel, weight_decay: float) -> torch.optim.AdamW:
     """Fused AdamW with betas 0.9 and 0.95; the norms' scales are not decayed."""
     parameters = list(model.parameters())
     groups = [
@@ -85,7 +120,7 @@ def build_optimizer(model: Qwen3ForCausalLM, weight_decay: float) -> torch.optim
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
 
 
-def token_losses(model: Qwen3ForCausalLM, batch: Tensor) -> Tensor:
+def token_losses(model: PreTrainedModel, batch: Tensor) -> Tensor:
     """Cross-entropy in nats of every target of `batch` (sequences, length + 1), flat, float32."""
     device = model.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
@@ -97,7 +132,7 @@ def token_losses(model: Qwen3ForCausalLM, batch: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    model: Qwen3ForCausalLM, data: Data, split: str, args: argparse.Namespace, limit: int | None
+    model: PreTrainedModel, data: Data, split: str, args: argparse.Namespace, limit: int | None
 ) -> dict[str, float]:
     """Perplexity per token and bits per byte of the text, on windows that do not overlap.
 
@@ -210,7 +245,7 @@ class Run:
         self.optimizer = build_optimizer(self.model, args.weight_decay)
         self.progress = Progress()
         self.windows = Windows(data.tokens["train"], args.length, args.seed)
-        names = ("vocabulary", "width", "layers", "heads", "length", "seed")
+        names = ("architecture", "vocabulary", "width", "layers", "heads", "length", "seed")
         self.identity = {name: getattr(args, name) for name in names} | data.fingerprint
         name = "hold.pt" if args.from_hold else "checkpoint.pt"
         if args.from_hold or (args.work / name).exists():
@@ -351,7 +386,7 @@ license: apache-2.0
 language: en
 pipeline_tag: text-generation
 ---
-# books-{config.num_hidden_layers}x{config.hidden_size}
+# books-{args.architecture}-{config.num_hidden_layers}x{config.hidden_size}
 
 A small language model of old English books, deep for its size, so that a family of models between
 it and a distilled student can be made and measured in minutes on a laptop. It is for demonstration
@@ -359,10 +394,9 @@ and tests; it speaks the language of novels and knows nothing.
 
 | | |
 |---|---|
-| architecture | Qwen3 (`Qwen3ForCausalLM`) |
-| layers, width | {config.num_hidden_layers} x {config.hidden_size} |
-| attention | {config.num_attention_heads} heads of {config.head_dim}, \
-{config.num_key_value_heads} for keys and values; MLP of {config.intermediate_size} |
+| architecture | {type(run.model).__name__} |
+| layers, width | {config.num_hidden_layers} x {config.hidden_size}, \
+{config.num_attention_heads} heads |
 | vocabulary | {config.vocab_size}, byte-level BPE; embedding and head are tied |
 | parameters | {run.model.num_parameters():,}, float32 |
 | trained on | {run.progress.tokens:,} tokens in {run.progress.step:,} steps of {args.batch} \
@@ -403,9 +437,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     budget.add_argument("--steps", type=int, help="budget in steps (then exactly repeatable)")
     parser.add_argument("--decay", type=float, help="minutes or steps of decay (a fifth of budget)")
     parser.add_argument("--from-hold", action="store_true", help="continue from hold.pt")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="qwen3")
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--heads", type=int, default=4, help="half as many key-value heads")
+    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=512)
     parser.add_argument("--batch", type=int, default=32, help="sequences a step")
     parser.add_argument("--length", type=int, default=256, help="tokens a sequence")

@@ -49,7 +49,9 @@ def pair_table(published: Any) -> str:
 def architecture_table(architectures: Any, published: Any) -> str:
     """A row for each architecture whose members are built, loaded and compared."""
     counts = {
-        name: sum(student.like == name for student in published.PUBLISHED)
+        name: sum(
+            published.PAIRS[student.like].architecture == name for student in published.PUBLISHED
+        )
         for name in architectures.ARCHITECTURES
     }
     rows = [

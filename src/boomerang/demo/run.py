@@ -47,6 +47,7 @@ class Settings:
     Args:
         teacher: Content hash of the teacher.
         order: The order the sizes are patched in: the paper's for the architecture.
+        kept: The teacher layers that the student keeps.
         steps: Optimiser steps of distillation; the controls get as many.
         batch_size: Rows in a step.
         sequence_length: Tokens in a row.
@@ -56,6 +57,7 @@ class Settings:
 
     teacher: str
     order: str
+    kept: tuple[int, ...]
     steps: int = 240
     batch_size: int = 16
     sequence_length: int = 256
@@ -91,6 +93,7 @@ def run_demo(
     out: Path,
     *,
     teacher: str | None = None,
+    keep: Sequence[int] | None = None,
     controls: bool = False,
     say: Say = lambda line: None,
     **settings: Any,
@@ -100,18 +103,25 @@ def run_demo(
     Args:
         out: The output directory; one of the same settings is continued.
         teacher: A directory or hub id; by default the embedded teacher.
+        keep: Teacher layers to keep; by default every second one and the last.
         controls: Also distil a student from random weights, with the same recipe and tokens.
         say: Told in a line what each stage does and where its result is.
-        **settings: Fields of `Settings` other than the teacher.
+        **settings: Fields of `Settings` that are not decided by the above.
 
     Raises:
         OutputError: `out` holds a run with other settings, or something else.
+        LayerMapError: The teacher does not have these layers.
         BoomerangError: The teacher cannot be used.
     """
     directory = assets.teacher_path() if teacher is None else resolve(teacher)
     config = read_config(directory)
-    plan = Settings(content_hash(directory), default_order_for(config), **settings)
-    layers = LayerMap.every(2, num_layers=num_layers(config), first=1, last=2)
+    depth = num_layers(config)
+    layers = (
+        LayerMap.every(2, num_layers=depth, first=1, last=2)
+        if keep is None
+        else LayerMap(keep, num_layers=depth)
+    )
+    plan = Settings(content_hash(directory), default_order_for(config), layers.kept, **settings)
     _claim(out, plan)
     training, heldout = _write_texts(out / "text", plan)
 
@@ -185,7 +195,7 @@ def recipe(
 
 def _claim(out: Path, plan: Settings) -> None:
     record = out / _SETTINGS_FILE
-    wanted = asdict(plan)
+    wanted = json.loads(json.dumps(asdict(plan)))
     if record.exists():
         found = json.loads(record.read_text())
         changed = [key for key in wanted if found.get(key) != wanted[key]]
