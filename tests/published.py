@@ -62,6 +62,9 @@ def _mask(name: str) -> Tensors:
 
 PAIRS = {
     "qwen3": Pair("qwen3", 8, (0, 2, 4, 6, 7), "last-to-first", True, torch.bfloat16, dict),
+    "qwen3-untied": Pair(
+        "qwen3", 8, (0, 2, 4, 6, 7), "last-to-first", False, torch.bfloat16, dict
+    ),
     "gpt_neox": Pair(
         "gpt_neox", 8, (0, 2, 4, 6, 7), "last-to-first", False, torch.float16,
         lambda: _mask("attention") | {"attention.rotary_emb.inv_freq": torch.ones(1)},
@@ -69,6 +72,9 @@ PAIRS = {
     "llama": Pair(
         "llama", 8, (0, 1, 3, 5, 7), "first-to-last", True, torch.bfloat16,
         lambda: {"self_attn.rotary_emb.inv_freq": torch.ones(4)},
+    ),
+    "llama-untied": Pair(
+        "llama", 8, (0, 1, 3, 5, 7), "first-to-last", False, torch.bfloat16, dict
     ),
     "gpt2": Pair(
         "gpt2", 12, (0, 2, 4, 7, 9, 11), "last-to-first", True, torch.float32,
@@ -93,17 +99,18 @@ class Published:
 
 
 # The teachers of the first five stand on the students' model cards, GPT-2's with the known pairs.
+# Of Qwen3 only the sizes up to 4B, of Llama 3 only those up to 3B tie embedding and head.
 PUBLISHED = (
     Published("Harvard-DCML/boomerang-qwen3-2.3B", "Qwen/Qwen3-4B-Base", "qwen3"),
-    Published("Harvard-DCML/boomerang-qwen3-4.9B", "Qwen/Qwen3-8B-Base", "qwen3"),
+    Published("Harvard-DCML/boomerang-qwen3-4.9B", "Qwen/Qwen3-8B-Base", "qwen3-untied"),
     Published("Harvard-DCML/boomerang-pythia-1.6B", "EleutherAI/pythia-2.8b", "gpt_neox"),
     Published("Harvard-DCML/boomerang-pythia-3.8B", "EleutherAI/pythia-6.9b", "gpt_neox"),
     Published("Harvard-DCML/boomerang-llama-3.2-1.9B", "meta-llama/Llama-3.2-3B", "llama"),
     Published("Harvard-DCML/ADAPT-Qwen3-2.3B-Base", None, "qwen3"),
     Published("Harvard-DCML/ADAPT-Qwen3-2.3B-Instruct", None, "qwen3"),
-    Published("Harvard-DCML/ADAPT-Qwen3-8.5B", None, "qwen3"),
-    Published("Harvard-DCML/ADAPT-Qwen3-8.5B-Base", None, "qwen3"),
-    Published("Harvard-DCML/ADAPT-Llama3.1-4.8B-Instruct", None, "llama"),
+    Published("Harvard-DCML/ADAPT-Qwen3-8.5B", None, "qwen3-untied"),
+    Published("Harvard-DCML/ADAPT-Qwen3-8.5B-Base", None, "qwen3-untied"),
+    Published("Harvard-DCML/ADAPT-Llama3.1-4.8B-Instruct", None, "llama-untied"),
     Published("distilbert/distilgpt2", "openai-community/gpt2", "gpt2"),
 )
 
@@ -118,7 +125,7 @@ def write_pair(directory: Path, name: str, style: str = "4.51") -> tuple[Path, P
             are older than both.
     """
     pair = PAIRS[name]
-    teacher, student, layers = tiny_pair(name, pair.tied, pair.kept, pair.num_layers)
+    teacher, student, layers = tiny_pair(pair.architecture, pair.tied, pair.kept, pair.num_layers)
     paths = directory / "teacher", directory / "student"
     for path in paths:
         path.mkdir(parents=True)

@@ -14,7 +14,13 @@ from boomerang import Family, LayerMap, evaluate, init_student
 from boomerang.baselines.bench import Bench
 from boomerang.baselines.cache import Cache
 from boomerang.baselines.combine import combine
-from boomerang.baselines.distilled import distil_sizes, evenly_spread, family_recipe, size_recipe
+from boomerang.baselines.distilled import (
+    check_teacher,
+    distil_sizes,
+    evenly_spread,
+    family_recipe,
+    size_recipe,
+)
 from boomerang.baselines.plan import keep
 from boomerang.baselines.pruned import calibration_text, laco_models, shortgpt_models
 from boomerang.baselines.save import save_model
@@ -237,11 +243,25 @@ def test_a_size_is_distilled_by_the_familys_recipe(tmp_path: Path) -> None:
         evaluate={"members": [1]}, training={"max_steps": 7},
     )  # fmt: skip
     changed = size_recipe(recipe, 4, 5, tmp_path / "sizes")
-    assert set(recipe.differences(changed)) == {"keep", "order", "evaluate"}
+    assert set(recipe.differences(changed)) == {"keep", "order", "evaluate", "switch", "mirror"}
+    assert (changed.switch, changed.mirror) == (0, 0)
     assert changed.keep == [0, 1, 3, 4] and changed.out == str(tmp_path / "sizes" / "4L")
     assert changed.evaluate.members == [] and changed.order is None
     with pytest.raises(RecipeError, match=r"has no recipe\.yaml"):
         family_recipe(tmp_path)
+
+
+def test_a_recipe_of_another_teacher_is_refused(
+    tmp_path: Path, stories: Path, student: Path, bench: Bench
+) -> None:
+    for teacher in (stories, student):
+        (tmp_path / f"{teacher.name}.yaml").write_text(
+            f"{{teacher: {teacher}, keep: [0, 4], out: x, "
+            "data: {files: [a.txt], sequence_length: 8}}"
+        )
+    check_teacher(tmp_path / f"{stories.name}.yaml", bench.teacher_hash)
+    with pytest.raises(RecipeError, match="distils another teacher"):
+        check_teacher(tmp_path / f"{student.name}.yaml", bench.teacher_hash)
 
 
 def test_distilled_students_are_measured_and_go_on(
@@ -304,11 +324,14 @@ def test_the_command_line(
     (["shortgpt", "--text", "TEXT", "--calibration", "TEXT", "--layers", "5"], "no smaller model"),
     (["naive", "--text", "TEXT", "--layers", "2"], "no member has 2 layers"),
     (["distilled", "--text", "TEXT", "--layers", "2", "--students", "x"], "has no recipe.yaml"),
+    (["shortgpt", "--text", "TEXT", "--calibration", "nowhere.txt"], "cannot be read"),
+    (["pretrained", "--text", "TEXT", "--model", "TEACHER", "--model", "./nowhere"], "nowhere"),
 ])  # fmt: skip
 def test_mistakes_are_told_before_anything_is_written(
     arguments: list[str], message: str, tmp_path: Path, stories: Path, student: Path, text: Path
 ) -> None:
-    method, *rest = (str(text) if argument == "TEXT" else argument for argument in arguments)
+    paths = {"TEXT": str(text), "TEACHER": str(stories)}
+    method, *rest = (paths.get(argument, argument) for argument in arguments)
     command = ["baseline", method, str(stories), str(student), str(tmp_path / "out"), *rest]
     with pytest.raises(BoomerangError, match=message):
         app([*command, "--device", "cpu"], standalone_mode=False)

@@ -25,7 +25,13 @@ from boomerang.distill.inputs import Inputs
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Recipe
 from boomerang.distill.run import _student, prepare, training_arguments
-from boomerang.errors import DataError, OutputError, RecipeError
+from boomerang.errors import (
+    CheckpointError,
+    DataError,
+    LayerMapError,
+    OutputError,
+    RecipeError,
+)
 from boomerang.loading import load_model
 from boomerang.student import cut
 from tiny_models import tiny_model
@@ -253,6 +259,29 @@ def test_a_student_must_fit_the_teacher_and_the_recipe(
     write_student_config(Path(student), boomerang.LayerMap((0, 2), 4))
     with pytest.raises(RecipeError, match=r"^student: was cut from 4 layers .* has 5$"):
         find()
+
+
+def test_a_student_that_does_not_say_its_layers_has_them_in_the_recipe(
+    content: dict[str, Any], tmp_path: Path, stories: Path
+) -> None:
+    keep = content.pop("keep")
+    layers = boomerang.LayerMap(keep, 5)
+    student = Path(boomerang.init_student(stories, tmp_path / "student", layers))
+    content["student"] = str(student)
+
+    def find(**changes: Any) -> Inputs:
+        return Inputs.find(Recipe.parse(content | changes).resolved(LLAMA))
+
+    assert find(keep=keep).layers == layers
+    with pytest.raises(LayerMapError, match=r"student_config\.json: says that the student keeps"):
+        find(keep=[0, 1, 4])
+    (student / "student_config.json").unlink()
+    found = find(keep=keep)
+    assert (found.layers, found.student) == (layers, student)
+    with pytest.raises(CheckpointError, match=r"bitwise those of teacher layers .* give --keep"):
+        find()
+    with pytest.raises(RecipeError, match=r"^student: has 3 layers and the kept layers make it 2$"):
+        find(keep=[0, 2])
 
 
 def test_a_run_without_a_checkpoint_gives_way_to_a_corrected_recipe(

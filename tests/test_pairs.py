@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 import boomerang
-from boomerang.cli import app
+from boomerang.cli import _show_warning, app
 from boomerang.errors import BoomerangWarning
 from boomerang.loading import load_model
 from boomerang.verify import verify
@@ -140,6 +140,18 @@ def test_the_other_commands_on_a_student_that_says_nothing(tmp_path: Path) -> No
         "baseline", "naive", *paths, results, "--text", text, "--layers", 8, "--json", *listed
     )
     assert {json.loads(line)["series"] for line in naive.stdout.splitlines()} == {"naive"}
+    # Only the order of patching is of consequence: the student stands in for a control.
+    control = call(
+        "baseline", "random", *paths, results, "--text", text, "--layers", 8, "--json", *listed
+    )
+    assert {json.loads(line)["series"] for line in control.stdout.splitlines()} == {"random"}
+    for said in (naive.stderr, control.stderr):
+        assert said.splitlines()[-1].startswith("order last-to-first, the paper's for gpt2")
+    given = call(
+        "baseline", "naive", *paths, results, "--text", text, "--layers", 8, *listed,
+        "--order", "last-to-first",
+    )  # fmt: skip
+    assert "order" not in given.stderr
     call("report", results, tmp_path / "report.html")
     assert "naive" in (tmp_path / "report.html").read_text()
     # A cut of the teacher says its layers itself.
@@ -186,6 +198,13 @@ def test_a_warning_is_one_line(tmp_path: Path) -> None:
     warned, order = done.stderr.splitlines()
     assert warned.startswith(f"boomerang: warning: {paths[1]}: has an output matrix")
     assert order.startswith("order last-to-first")
+
+
+def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one model `evaluate` warns when it is loaded and when its header is read."""
+    for _ in range(2):
+        _show_warning(warnings.showwarning, BoomerangWarning("student: has a matrix"))
+    assert capsys.readouterr().err == "boomerang: warning: student: has a matrix\n"
 
 
 def test_an_equal_head_is_nothing_to_speak_of(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import boomerang
 from boomerang.checkpoint.resolve import resolve
 from boomerang.cli import app
-from boomerang.errors import CheckpointError
+from boomerang.errors import ArchitectureError, CheckpointError
 from boomerang.verify import verify
 from published import PAIRS, PROMPT, PUBLISHED, Published, write_pair
 
@@ -116,6 +116,55 @@ def test_every_published_student_by_name(
     assert (record["teacher"]["id"], record["student"]["id"]) == names
 
 
+@pytest.mark.parametrize(
+    ("like", "changes", "message"),
+    [
+        ("gpt_neox", {}, "model_type is 'gpt_neox' and the teacher's is 'qwen3'"),
+        ("qwen3", {"vocab_size": 98}, "vocab_size is 98 and the teacher's is 97"),
+        ("qwen3", {"hidden_size": 64}, "hidden_size is 64 and the teacher's is 32"),
+    ],
+)
+def test_sizes_of_what_is_no_pair_are_not_made_up(
+    like: str,
+    changes: dict[str, object],
+    message: str,
+    looks: dict[str, tuple[Path, Path]],
+    hub: Hub,
+    tmp_path: Path,
+) -> None:
+    """Without weights, the configs tell."""
+    student = tmp_path / "student"
+    shutil.copytree(looks[like][1], student)
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | changes))
+    hub.add("a/teacher", looks["qwen3"][0])
+    hub.add("a/student", student)
+    with pytest.raises(ArchitectureError, match=message):
+        call("sizes", "a/teacher", "a/student")
+
+
+def test_the_hub_is_not_asked_again_once_all_is_measured(
+    looks: dict[str, tuple[Path, Path]],
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is said at the end was found at the beginning."""
+    for name, path in zip(NAMES["gpt2"], looks["gpt2"], strict=True):
+        hub.add(name, path)
+    out, text = tmp_path / "out", tmp_path / "text.txt"
+    text.write_text("the sea was the sea. " * 20)
+
+    def gone_by_then(name: str, **options: Any) -> str:
+        if (out / "results.jsonl").exists():
+            raise errors.LocalEntryNotFoundError("offline")
+        return hub.snapshot_download(name, **options)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gone_by_then)
+    done = call("evaluate", *NAMES["gpt2"], out, "--text", text, "--members", "0")
+    assert "order last-to-first, the paper's for gpt2" in done.stderr
+
+
 def test_a_pin_is_kept(files: tuple[str, tuple[Path, Path]], hub: Hub, tmp_path: Path) -> None:
     kind, paths = files
     names = NAMES[kind]
@@ -142,6 +191,19 @@ def test_offline_the_cache_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(CheckpointError, match="not whole in the hub's cache") as caught:
             resolve(reference)
         assert str(caught.value).startswith(f"{reference}: ")
+
+
+def test_pickled_weights_alone_are_named_by_the_hub_id(
+    looks: dict[str, tuple[Path, Path]], hub: Hub, tmp_path: Path
+) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(looks["gpt2"][1], student)
+    (student / "model.safetensors").rename(student / "pytorch_model.bin")
+    hub.add("a/teacher", looks["gpt2"][0])
+    hub.add("a/student", student)
+    with pytest.raises(CheckpointError, match=r"^a/student@main: has no safetensors weights; pick"):
+        boomerang.build("a/teacher", "a/student@main", tmp_path / "out", patch=1, keep=[0, 2])
+    assert not (tmp_path / "out").exists()
 
 
 def refusal(kind: type[Exception]) -> Exception:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import boomerang
+from boomerang.baselines.bench import Bench
 from boomerang.checkpoint.directory import Checkpoint
 from boomerang.checkpoint.known_pairs import KNOWN_PAIRS, hub_id
 from boomerang.checkpoint.pairing import pair_up
@@ -83,6 +84,11 @@ def test_a_list_that_is_no_plan(keep: tuple[int, ...], message: str, silent: Pat
         out = () if run is not boomerang.build else (silent[0].parent / "out",)
         with pytest.raises(LayerMapError, match=message):
             run(*silent, *out, keep=keep, **({"patch": 1} if out else {}))
+
+
+def test_another_teachers_student_has_no_baselines(silent: Paths, pair: Paths) -> None:
+    with pytest.raises(LayerMapError, match=r"teacher has 12 layers and the kept layers make it 7"):
+        Bench.open(silent[0], pair[1])
 
 
 def test_a_member_of_such_a_pair_is_verified(silent: Paths, tmp_path: Path) -> None:
@@ -237,8 +243,20 @@ def test_what_leaves_numbers_alone_may_differ(silent: Paths, tmp_path: Path) -> 
     shutil.copytree(silent[1], student)
     tokenizer(edit, student / "tokenizer.json")
     pair_up(silent[0], student, PAIRS["gpt2"].kept)
-    (student / "tokenizer.json").write_text("[")
-    with pytest.raises(CheckpointError, match="JSON of a tokenizer"):
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[", "[]", '{"added_tokens": ["<s>"]}', '{"added_tokens": 7}', '{"model": {"vocab": "a"}}',
+        '{"model": {"vocab": [1]}}', '{"model": {"merges": [3]}}', '{"model": [1]}',
+    ],
+)  # fmt: skip
+def test_what_is_no_tokenizer_is_refused(content: str, silent: Paths, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(silent[1], student)
+    (student / "tokenizer.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"student/tokenizer.json: .* JSON of a tokenizer$"):
         pair_up(silent[0], student, PAIRS["gpt2"].kept)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import published
+import test_pairs_hub
+import test_verify
 from boomerang.checkpoint.known_pairs import KNOWN_PAIRS
-from tiny_models import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,11 +31,17 @@ def test_readme_says_what_is_tested(tool: ModuleType) -> None:
     assert tool.in_readme(text) == text, "run: python tools/support_table.py"
 
 
+def cases(test: Any) -> Any:
+    [mark] = [mark for mark in test.pytestmark if mark.name == "parametrize"]
+    return mark.args[1]
+
+
 def test_every_row_is_a_case_of_a_test(tool: ModuleType) -> None:
-    """Of test_every_published_student_by_name and test_every_member_along_both_orders_passes."""
+    students = cases(test_pairs_hub.test_every_published_student_by_name)
+    architectures = cases(test_verify.test_every_member_along_both_orders_passes)
     rows = [line for line in tool.tables().splitlines() if line.startswith("| `")]
     names = {row.split("`")[1] for row in rows}
-    assert names == {each.name for each in published.PUBLISHED} | set(ARCHITECTURES)
+    assert names == {each.name for each in students} | set(architectures)
     assert len(rows) == len(names)
     assert {pair.like for pair in published.PUBLISHED} == set(published.PAIRS)
 

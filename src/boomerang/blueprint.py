@@ -14,6 +14,7 @@ from typing import Any
 from .architecture.config import Config, member_config, num_layers, text_config
 from .architecture.expand import with_layer_types
 from .architecture.names import Layout
+from .checkpoint.agreement import check_configs
 from .checkpoint.directory import Checkpoint, read_config
 from .checkpoint.header import DTYPE_BITS, Tensor
 from .checkpoint.jsonfile import read_json_object
@@ -48,15 +49,17 @@ def open_for_counting(
         pair = Pair(opened, Checkpoint.open(directory), pairing.layers)
     else:
         pair = imagined_pair(opened, pairing.layers)
-        _check_depth(directory, pairing.layers)
+        _check_config(directory, opened, pairing.layers)
     return pair, pairing
 
 
-def _check_depth(student: Path, layers: LayerMap) -> None:
-    """Compare a student without weights with its plan, if it has a config."""
+def _check_config(student: Path, teacher: Checkpoint, layers: LayerMap) -> None:
+    """Compare a student without weights with its plan and its teacher, if it has a config."""
     if not (student / "config.json").exists():
         return
-    depth = num_layers(read_config(student))
+    config = read_config(student)
+    check_configs(teacher.config, config, student)
+    depth = num_layers(config)
     if depth != layers.num_student_layers:
         raise LayerMapError(
             f"has {depth} layers and the kept layers make it {layers.num_student_layers}",

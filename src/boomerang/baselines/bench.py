@@ -12,7 +12,7 @@ from ..architecture.config import num_layers
 from ..architecture.modules import layer_stack
 from ..checkpoint.directory import read_config
 from ..checkpoint.hashing import content_hash
-from ..checkpoint.pairing import pair_up
+from ..checkpoint.pairing import Pairing, pair_up
 from ..checkpoint.resolve import resolve
 from ..errors import LayerMapError
 from ..evaluate.arguments import measure_arguments
@@ -34,14 +34,12 @@ class Bench:
 
     Attributes:
         teacher: The teacher's directory.
-        layers: The teacher layers its student keeps.
-        order: The order recorded with the student, else the paper's.
+        pairing: How its student goes with it.
         loading: How models are loaded: `device`, `dtype` and what `from_pretrained` takes.
     """
 
     teacher: Path
-    layers: LayerMap
-    order: Order
+    pairing: Pairing
     loading: dict[str, Any]
 
     @classmethod
@@ -69,7 +67,24 @@ class Bench:
         trust = bool(loading.get("trust_remote_code", False))
         directory = resolve(teacher, trust_remote_code=trust)
         pairing = pair_up(directory, resolve(student, weights=False), keep)
-        return cls(directory, pairing.layers, pairing.order, loading)
+        depth = num_layers(read_config(directory))
+        if pairing.layers.num_layers != depth:
+            raise LayerMapError(
+                f"the teacher has {depth} layers and the kept layers make it "
+                f"{pairing.layers.num_layers}",
+                where=directory,
+            )
+        return cls(directory, pairing, loading)
+
+    @property
+    def layers(self) -> LayerMap:
+        """The teacher layers that the student keeps."""
+        return self.pairing.layers
+
+    @property
+    def order(self) -> Order:
+        """The order recorded with the student, else the paper's."""
+        return self.pairing.order
 
     @cached_property
     def teacher_hash(self) -> str:

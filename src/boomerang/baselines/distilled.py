@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..checkpoint.hashing import content_hash
 from ..checkpoint.resolve import resolve
 from ..distill import Recipe, distill
 from ..distill.recipe import FILE_NAME
@@ -48,6 +49,25 @@ def family_recipe(student: str | Path) -> Path:
     if not path.is_file():
         raise RecipeError(f"has no {FILE_NAME}", where=student, fix="name the recipe")
     return path
+
+
+def check_teacher(recipe: str | Path, teacher_hash: str) -> None:
+    """See that a recipe distils the teacher that its students are measured beside.
+
+    Args:
+        recipe: Its file.
+        teacher_hash: The teacher's content hash.
+
+    Raises:
+        RecipeError: It cannot be read, or distils another.
+        CheckpointError: There is no such teacher.
+    """
+    read = Recipe.load(recipe)
+    teacher = resolve(read.teacher, trust_remote_code=read.model.trust_remote_code)
+    if content_hash(teacher) != teacher_hash:
+        raise RecipeError(
+            f"distils another teacher, {read.teacher}", where=recipe, fix="name that teacher"
+        )
 
 
 def size_recipe(recipe: Recipe, size: int, num_layers: int, out: str | Path) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..architecture.config import PERIODIC_RULES, Config, member_config, text_config
@@ -10,6 +11,7 @@ from ..architecture.expand import with_layer_types
 from ..architecture.layer_settings import layer_settings
 from ..architecture.names import translate
 from ..architecture.quantization import QUANTIZATION_KEYS, in_order
+from ..architecture.widths import HIDDEN
 from ..errors import ArchitectureError, CheckpointError, ConfigError, LayerMapError
 from ..layers import LayerMap
 from .consistency import check_complete, check_numbers, check_widths
@@ -25,6 +27,8 @@ _SETTINGS = (
     "layer_norm_epsilon", "rope_theta", "partial_rotary_factor", "full_attention",
     "sliding_attention", "num_experts_per_tok",
 )  # fmt: skip
+# Where tensors are there, their shapes tell.
+_WIDTHS = ("vocab_size", *HIDDEN, "intermediate_size")
 
 
 def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) -> None:
@@ -40,7 +44,7 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
     for checkpoint in (teacher, student):
         check_numbers(checkpoint)
         _check_matrices(checkpoint)
-    _check_settings(teacher, student)
+    _check_settings(teacher.config, student.config, student.directory, _SETTINGS)
     _check_depth(teacher, layers.num_layers, "teacher")
     _check_depth(student, layers.num_student_layers, "student")
     _check_layers(teacher, student, layers.kept)
@@ -101,14 +105,28 @@ def _shapes(layer: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in layer.items()}
 
 
-def _check_settings(teacher: Checkpoint, student: Checkpoint) -> None:
-    theirs, ours = (_settings(text_config(each.config)) for each in (teacher, student))
-    for key in _SETTINGS:
+def check_configs(teacher: Config, student: Config, where: Path) -> None:
+    """Check what configs alone tell, of a student whose weights are not there.
+
+    Args:
+        teacher: The teacher's config.
+        student: The student's.
+        where: The student's directory.
+
+    Raises:
+        ArchitectureError: The two are of different architecture, width or vocabulary.
+    """
+    _check_settings(teacher, student, where, (*_SETTINGS, *_WIDTHS))
+
+
+def _check_settings(teacher: Config, student: Config, where: Path, keys: Sequence[str]) -> None:
+    theirs, ours = (_settings(text_config(config)) for config in (teacher, student))
+    for key in keys:
         a, b = theirs.get(key), ours.get(key)
         # Versions of transformers differ in what they leave out.
         if a is not None and b is not None and a != b:
             raise ArchitectureError(
-                f"{key} is {b!r:.80} and the teacher's is {a!r:.80}", where=student.directory
+                f"{key} is {b!r:.80} and the teacher's is {a!r:.80}", where=where
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .weights import has_weights
 
 # What a causal language model needs; never pickled weights, and code only where it is trusted.
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
@@ -45,7 +46,7 @@ def resolve(
 
     Raises:
         CheckpointError: There is no such directory, its path is no UTF-8, a revision is asked of a
-            directory, or the hub does not hand the model out.
+            directory, or the hub does not hand the model out or has no safetensors of it.
     """
     try:
         ref = Reference.parse(reference)
@@ -79,7 +80,15 @@ def resolve(
         )
     if not weights:
         return _download(ref, _CONFIGS)
-    return _download(ref, [*_WANTED, "*.py"] if trust_remote_code else _WANTED)
+    found = _download(ref, [*_WANTED, "*.py"] if trust_remote_code else _WANTED)
+    if not has_weights(found):
+        raise CheckpointError(
+            "has no safetensors weights",
+            where=reference,
+            fix="pickled ones are not read: convert a local copy; or go online, if only its "
+            "configs are in the hub's cache",
+        )
+    return found
 
 
 def _download(ref: Reference, patterns: list[str]) -> Path:

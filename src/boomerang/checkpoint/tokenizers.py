@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def check_tokenizers(teacher: Path, student: Path) -> None:
     # Nearly always: the file was copied.
     if ours == theirs:
         return
-    a, b = _parsed(ours, student), _parsed(theirs, teacher)
+    a, b = _read(ours, student), _read(theirs, teacher)
     difference = _type_difference(a, b) or _token_difference(a, b) or _merge_difference(a, b)
     if difference is not None:
         raise ArchitectureError(
@@ -45,44 +46,68 @@ def check_tokenizers(teacher: Path, student: Path) -> None:
         )
 
 
-def _parsed(data: bytes, directory: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Tokenizer:
+    """What decides which numbers a text becomes.
+
+    Args:
+        kind: The type of its model; None where an older file leaves it out.
+        numbers: Every token's number.
+        merges: The merges as pairs, in order.
+    """
+
+    kind: object
+    numbers: dict[str, Any]
+    merges: list[list[str]]
+
+
+def _read(data: bytes, directory: Path) -> _Tokenizer:
     try:
         content = json.loads(data)
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("model", {}), dict):
-        raise CheckpointError("cannot be read as JSON of a tokenizer", where=directory / FILE_NAME)
-    return content
+        model = content.get("model") or {}
+        return _Tokenizer(
+            model.get("type"),
+            _vocabulary(model) | _added(content),
+            [_pair(merge) for merge in model.get("merges") or ()],
+        )
+    # Whatever has another shape than a tokenizer's.
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        raise CheckpointError(
+            "cannot be read as JSON of a tokenizer", where=directory / FILE_NAME
+        ) from None
 
 
-def _type_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    a, b = (each.get("model", {}).get("type") for each in (ours, theirs))
-    # Older files leave it out.
-    if a is None or b is None or a == b:
+def _vocabulary(model: Mapping[str, Any]) -> dict[str, Any]:
+    vocabulary = model.get("vocab") or {}
+    if isinstance(vocabulary, list):
+        # Of a unigram model: pairs of a token and its score, by number.
+        return {str(pair[0]): i for i, pair in enumerate(vocabulary)}
+    return dict(vocabulary)
+
+
+def _added(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(token["content"]): token["id"] for token in content.get("added_tokens") or ()}
+
+
+def _pair(merge: str | Sequence[str]) -> list[str]:
+    """A merge as a pair; older versions of the format join the two by a space."""
+    return merge.split(" ") if isinstance(merge, str) else [str(part) for part in merge]
+
+
+def _type_difference(ours: _Tokenizer, theirs: _Tokenizer) -> str | None:
+    if ours.kind is None or theirs.kind is None or ours.kind == theirs.kind:
         return None
-    return f"it is a {a!r:.40}, the teacher's a {b!r:.40}"
+    return f"it is a {ours.kind!r:.40}, the teacher's a {theirs.kind!r:.40}"
 
 
-def _token_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    a, b = _numbers(ours), _numbers(theirs)
+def _token_difference(ours: _Tokenizer, theirs: _Tokenizer) -> str | None:
+    a, b = ours.numbers, theirs.numbers
     unlike = (token for token in a.keys() | b.keys() if a.get(token) != b.get(token))
     # By number, so that the same two files always give the same message.
     first = min(unlike, key=lambda token: (_number(a, b, token), token), default=None)
     if first is None:
         return None
     return f"token {first!r:.80} is {_spell(a.get(first))} and {_spell(b.get(first))} there"
-
-
-def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Every token's number."""
-    vocabulary = content.get("model", {}).get("vocab") or {}
-    if isinstance(vocabulary, list):
-        # Of a unigram model: pairs of a token and its score, by number.
-        numbers = {str(pair[0]): i for i, pair in enumerate(vocabulary) if isinstance(pair, list)}
-    else:
-        numbers = dict(vocabulary)
-    added = content.get("added_tokens") or ()
-    return numbers | {str(token.get("content")): token.get("id") for token in added}
 
 
 def _number(ours: Mapping[str, Any], theirs: Mapping[str, Any], token: str) -> int:
@@ -94,17 +119,11 @@ def _spell(number: object) -> str:
     return "missing" if number is None else f"number {number}"
 
 
-def _merge_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    a, b = (_merges(each) for each in (ours, theirs))
+def _merge_difference(ours: _Tokenizer, theirs: _Tokenizer) -> str | None:
+    a, b = ours.merges, theirs.merges
     if a == b:
         return None
     pairs = (i for i, (left, right) in enumerate(zip(a, b, strict=False)) if left != right)
     first = next(pairs, min(len(a), len(b)))
     spelled = (repr(" ".join(m[first])) if first < len(m) else "missing" for m in (a, b))
     return "merge {} is {:.80} and {:.80} there".format(first, *spelled)
-
-
-def _merges(content: Mapping[str, Any]) -> list[list[str]]:
-    """The merges as pairs; older versions of the format join the two by a space."""
-    merges = content.get("model", {}).get("merges") or ()
-    return [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in merges]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import typer
@@ -92,9 +92,15 @@ def _show_warning(
 ) -> None:
     """Show a warning of ours as one line, without the line of code it comes from."""
     if isinstance(message, BoomerangWarning):
-        _say(f"warning: {message}", 0)
+        _say_once(f"warning: {message}")
     else:
         show(message, *arguments, **keywords)
+
+
+@cache
+def _say_once(message: str) -> None:
+    """Say a line that a command may come by several times: a model is read in several ways."""
+    _say(message, 0)
 
 
 def _say(message: str, code: int) -> int:

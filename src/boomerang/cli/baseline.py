@@ -59,6 +59,7 @@ def naive(
             bench.teacher, bench.layers, results, loading=bench.loading, **patched, **settings
         )
     )  # fmt: skip
+    common.show_order(bench.pairing, order)
 
 
 @app.command()
@@ -80,9 +81,11 @@ def random(
     patched = _patched(bench, wanted, order)
     common.show(
         evaluate_random(
-            bench.teacher, control, results, **patched, **bench.loading, **settings
+            bench.teacher, control, results, keep=common.keep, **patched, **bench.loading,
+            **settings,
         )
     )  # fmt: skip
+    common.show_order(bench.pairing, order)
 
 
 @app.command()
@@ -135,9 +138,10 @@ def distilled(
     bench = _bench(teacher, student, common)
     sizes = bench.sizes(wanted)
 
-    from ..baselines.distilled import SERIES, distil_sizes, family_recipe
+    from ..baselines.distilled import SERIES, check_teacher, distil_sizes, family_recipe
 
     found = family_recipe(student) if recipe is None else recipe
+    check_teacher(found, bench.teacher_hash)
     bench.check(results, **settings)
     made = distil_sizes(found, sizes, bench.layers.num_layers, students)
     models = (bench.checkpoint(SERIES, directory) for directory in made.values())
@@ -161,7 +165,8 @@ def pretrained(
 
     from ..evaluate.results import PRETRAINED
 
-    models = (bench.checkpoint(PRETRAINED, each, own_tokenizer=True) for each in model)
+    # All are looked up before the first is measured.
+    models = [bench.checkpoint(PRETRAINED, each, own_tokenizer=True) for each in model]
     common.show(bench.measure(models, results, **settings), alone=True)
 
 
@@ -185,8 +190,8 @@ def _pruned(
     from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
     from ..baselines.save import save_model
 
-    bench.check(results, **settings)
     text = calibration_text(calibration, bench.tokenizer, bench.model)
+    bench.check(results, **settings)
     make = {"shortgpt": shortgpt_models, "laco": laco_models}[method]
     models = make(
         bench.model,

@@ -30,13 +30,13 @@ def evaluate(
     from ..checkpoint.pairing import pair_up
     from ..checkpoint.resolve import resolve
     from ..evaluate import evaluate as measure
-    from ..evaluate.parallel import is_first
 
+    # Now, not after all is measured: by then the hub may not answer.
+    trust = loading.get("trust_remote_code", False)
+    theirs, ours = (resolve(each, trust_remote_code=trust) for each in (teacher, student))
+    pairing = pair_up(theirs, ours, keep)
     rows = measure(
         teacher, student, out, members=chosen, order=order, keep=keep, **settings, **loading
     )
     common.show(rows)
-    if order is None and is_first():
-        # What they were resolved to just now is in the cache.
-        theirs, ours = (resolve(each, weights=False) for each in (teacher, student))
-        typer.echo(str(pair_up(theirs, ours, keep)), err=True)
+    common.show_order(pairing, order)

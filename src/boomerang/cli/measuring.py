@@ -14,6 +14,7 @@ from ..errors import DataError
 from . import options
 
 if TYPE_CHECKING:
+    from ..checkpoint.pairing import Pairing
     from ..evaluate.results import Row
 
 Results = Annotated[Path, typer.Argument(help="The directory for results.jsonl.")]
@@ -154,6 +155,18 @@ class Measuring:
             return
         for table in [model_table(rows)] if alone else all_tables(rows):
             Console().print(table)
+
+    def show_order(self, pairing: Pairing, order: str | None) -> None:
+        """Say which order was used where none was given; last, so that errors are alone.
+
+        Args:
+            pairing: How teacher and student go together.
+            order: What `--order` says.
+        """
+        from ..evaluate.parallel import is_first
+
+        if order is None and is_first():
+            typer.echo(str(pairing), err=True)
 
 
 def measuring(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,8 +11,8 @@ from ..architecture.config import max_positions, num_layers
 from ..checkpoint.companions import find_companions
 from ..checkpoint.directory import read_config
 from ..checkpoint.hashing import content_hash
+from ..checkpoint.pairing import pair_up
 from ..checkpoint.resolve import resolve
-from ..checkpoint.student_config import read_student_config
 from ..errors import DataError, RecipeError
 from ..layers import LayerMap
 from .recipe import Recipe
@@ -49,7 +49,8 @@ class Inputs:
         Raises:
             RecipeError: `data.sequence_length` is more than the teacher has positions for, the
                 student is another teacher's, or it has no such members.
-            CheckpointError: A model cannot be found.
+            CheckpointError: A model cannot be found, or the kept layers are not known.
+            LayerMapError, ArchitectureError: As `pair_up`.
         """
         trust = recipe.model.trust_remote_code
         teacher = resolve(recipe.teacher, trust_remote_code=trust)
@@ -62,13 +63,21 @@ class Inputs:
                 fix=f"give at most {limit}",
             )
         depth = num_layers(config)
+        given = None if recipe.keep is None else recipe.layers(depth)
         if recipe.student is None:
-            return cls(teacher, None, recipe.layers(depth), recipe.data)
+            assert given is not None
+            return cls(teacher, None, given, recipe.data)
         student = resolve(recipe.student, trust_remote_code=trust)
-        layers, _ = read_student_config(student)
+        layers = pair_up(teacher, student, None if given is None else given.kept).layers
         if layers.num_layers != depth:
             raise RecipeError(
                 f"was cut from {layers.num_layers} layers and the teacher has {depth}",
+                where="student",
+            )
+        found = num_layers(read_config(student))
+        if found != layers.num_student_layers:
+            raise RecipeError(
+                f"has {found} layers and the kept layers make it {layers.num_student_layers}",
                 where="student",
             )
         recipe.members(layers)

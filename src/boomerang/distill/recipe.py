@@ -46,7 +46,8 @@ class Recipe(Section):
             `reference` or `adapt`; see `presets/`.
         teacher: A checkpoint directory or a hub id, with `@revision`.
         student: An initialised student, as `boomerang init` writes it; or else `keep`.
-        keep: The teacher layers to cut the student from, listed or by three numbers.
+        keep: The teacher layers to cut the student from, listed or by three numbers. Beside
+            `student`, those that it keeps, where it has no `student_config.json`.
         out: The directory for the distilled student.
         data: The text.
         model: How the models are loaded.
@@ -110,8 +111,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if (self.student is None) == (self.keep is None):
-            raise ValueError("the student is given by either `student` or `keep`: give just one")
+        if self.student is None and self.keep is None:
+            raise ValueError("there is no student: give `student`, or `keep` to cut one")
         if (self.switch or 0) + (self.mirror or 0) > 1:
             raise ValueError("switch + mirror is more than 1: they are probabilities of one draw")
         evaluates = self.training.get("eval_strategy", "no") != "no"

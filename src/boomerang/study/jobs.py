@@ -18,15 +18,16 @@ from ..baselines.naive import evaluate_naive
 from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
 from ..baselines.standalone import Standalone
 from ..checkpoint.directory import read_config
+from ..checkpoint.output import write_text
+from ..checkpoint.pairing import Pairing
 from ..checkpoint.resolve import resolve
 from ..distill import distill
-from ..distill.recipe import Recipe
+from ..distill.recipe import FILE_NAME, Recipe
 from ..evaluate import evaluate
 from ..evaluate.provenance import PROVENANCE_FILE
 from ..evaluate.results import Row
 from ..evaluate.store import SETTINGS_FILE
 from ..layers import LayerMap
-from ..order import default_order_for
 from ..student import init_student
 from .config import DISTILLED
 from .plan import Job
@@ -77,7 +78,12 @@ def _distil(job: Job, directory: Directory, scratch: Path) -> list[Row]:
             layers = recipe.layers(_depth(teacher))
             init_student(teacher, cut, layers, random=True, seed=recipe.seed)
         changes |= {"student": str(cut), "keep": None}
-    distill(Recipe(**recipe.model_dump() | changes))
+    recipe = Recipe(**recipe.model_dump() | changes)
+    began = directory.student(job.name) / FILE_NAME
+    if began.exists():
+        # The run is known by content: begun under other names of the same files, it goes on.
+        write_text(began, recipe.to_yaml())
+    distill(recipe)
     return []
 
 
@@ -147,8 +153,8 @@ _KINDS: dict[str, Callable[[Job, Directory, Path], list[Row]]] = {
 def _bench(job: Job) -> Bench:
     teacher = resolve(job.work["teacher"])
     # No family is patched here: the order is of no consequence.
-    order = default_order_for(read_config(teacher))
-    return Bench(teacher, _layers(job), order, _loading(job))
+    pairing = Pairing.of(_layers(job), read_config(teacher))
+    return Bench(teacher, pairing, _loading(job))
 
 
 def _layers(job: Job) -> LayerMap:
