@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from boomerang.errors import OutputError, StudyError
+from boomerang.errors import DataError, OutputError, StudyError
 from boomerang.evaluate.results import Row, read_results
 from boomerang.study import Study, pool, run_study
 from boomerang.study.jobs import do
@@ -38,7 +39,7 @@ def content(stories: Path, texts: Path) -> dict[str, Any]:
         "seeds": [0, 1],
         "variants": {
             "naive": {"init": "untrained"},
-            "random": {"init": "random"},
+            "random": {"init": "random", "freeze": []},
             "ce": {"loss": {"kl": 0, "alignment": 0}},
         },
         "baselines": {
@@ -153,6 +154,21 @@ def test_only_what_has_changed_is_done_again(
     ]
 
 
+def test_a_distillation_goes_on_when_its_text_has_moved(
+    finished: tuple[Path, list[Row]], stories: Path, texts: Path, tmp_path: Path
+) -> None:
+    out, rows = finished
+    # Killed between the student's last file and the record of it.
+    lines = map(json.loads, (out / "jobs.jsonl").read_text().splitlines())
+    jobs = {line["title"]: line["job"] for line in lines}
+    for title in ("distil family, seed 0", "measure family, seed 0"):
+        Directory(out).record(jobs[title]).unlink()
+    shutil.copy(texts / "train.txt", tmp_path / "moved.txt")
+    moved = content(stories, texts)
+    moved["recipe"]["data"] = moved["recipe"]["data"] | {"files": [str(tmp_path / "moved.txt")]}
+    assert run_study(Study.parse(moved), out) == rows
+
+
 def test_measured_rows_need_no_student_any_more(
     finished: tuple[Path, list[Row]], stories: Path, texts: Path, in_process: list[str]
 ) -> None:
@@ -178,6 +194,38 @@ def test_another_teacher_and_other_directories_are_refused(
         run_study(Study.parse(content(stories, texts)), tmp_path)
     with Directory(finished[0]).alone(), pytest.raises(StudyError, match="is at work here"):
         run_study(Study.parse(content(stories, texts)), finished[0])
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"), Directory(tmp_path).alone():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"texts": ["empty.txt"]}, "there is no text in it"),
+        ({"stride": 65}, "a window of 64 with a stride of 65"),
+        pytest.param(
+            {"tasks": "arc_easy", "limit": -1},
+            "is no number of documents",
+            marks=pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm_eval"),
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(
+    changes: dict[str, Any],
+    said: str,
+    stories: Path,
+    texts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n")
+    study = content(stories, texts)
+    study["measure"] |= changes
+    with pytest.raises(DataError, match=said):
+        run_study(Study.parse(study), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_study_goes_on(stories: Path, texts: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,13 +34,14 @@ def demo(
     from ..demo.run import run_demo
     from ..report.table import member_tables
 
+    settings: dict[str, Any] = {} if steps is None else {"steps": steps}
     console = Console(stderr=True)
     outcome = run_demo(
         out,
         teacher=teacher,
         controls=controls,
         say=lambda line: console.print(line, style="bold", highlight=False),
-        **({} if steps is None else {"steps": steps}),
+        **settings,
     )
     for table in member_tables(outcome.rows):
         Console().print(table)

@@ -68,4 +68,4 @@ def study(
         typer.echo("\n".join(row.model_dump_json() for row in rows))
         return
     for table in summary_tables(rows):
-        Console().print(table)
+        Console().print(table, crop=False)

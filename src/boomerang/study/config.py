@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,6 +16,8 @@ from ..errors import RecipeError, StudyError
 from ..evaluate.results import FAMILY, PRETRAINED
 
 Init = Literal["teacher", "random", "untrained"]
+# As much as numpy, which Trainer seeds, takes.
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 EMBEDDED = "embedded"
 """The name of the teacher that comes with the package, and of its texts."""
@@ -102,7 +104,7 @@ class Study(Section):
     teacher: str
     recipe: dict[str, Any]
     measure: Measure = Measure()
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]  # noqa: RUF012
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]  # noqa: RUF012
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baselines: Baselines = Baselines()
     figures: dict[str, list[str]] = Field(default_factory=dict)
@@ -117,19 +119,26 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a seed is listed twice in seeds")
-        for name, changes in {"": self.recipe, **self.variants}.items():
-            place = f"variants.{name}" if name else "recipe"
-            for key in _NOT_OF_A_RECIPE:
-                if key in changes:
-                    raise ValueError(f"{place}.{key} is for the study to say: leave it out")
-            init = changes.get("init", "teacher") if name else "teacher"
-            if init not in ("teacher", "random", "untrained"):
-                raise ValueError(f"{place}.init is teacher, random or untrained, not {init!r}")
-        for name in self.variants:
+        lists: list[tuple[str, Sequence[object]]] = [
+            ("seeds", self.seeds),
+            ("measure.orders", self.measure.orders or ()),
+            ("baselines.pretrained", self.baselines.pretrained),
+        ]
+        for place, values in lists:
+            if len(set(values)) < len(values):
+                raise ValueError(f"something is listed twice in {place}")
+        _check_keys("recipe", self.recipe)
+        for name, changes in self.variants.items():
+            if not name.strip():
+                raise ValueError("a variant has no name")
             if name in _RESERVED:
                 raise ValueError(f"variants.{name} has a reserved name: {', '.join(_RESERVED)}")
+            _check_keys(f"variants.{name}", changes)
+            init = changes.get("init", "teacher")
+            if init not in ("teacher", "random", "untrained"):
+                raise ValueError(
+                    f"variants.{name}.init is teacher, random or untrained, not {init!r}"
+                )
         if self.teacher != EMBEDDED and not self.measure.texts and not self.measure.tasks:
             raise ValueError("there is nothing to measure on: set measure.texts or measure.tasks")
         needs = self.baselines.needs_calibration and not self.baselines.calibration
@@ -192,6 +201,12 @@ class Study(Section):
             keys = {key: value for key, value in changes.items() if key != "init"}
             found[name] = (changes.get("init", "teacher"), merged(self.recipe, keys))
         return found
+
+
+def _check_keys(place: str, recipe: Mapping[str, object]) -> None:
+    for key in _NOT_OF_A_RECIPE:
+        if key in recipe:
+            raise ValueError(f"{place}.{key} is for the study to say: leave it out")
 
 
 def shipped() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..architecture.config import num_layers, text_config
+from ..architecture.config import max_positions, num_layers, text_config
 from ..architecture.names import is_matrix
 from ..blueprint import open_teacher
 from ..checkpoint.directory import Checkpoint
@@ -15,8 +15,11 @@ from ..checkpoint.hashing import content_hash
 from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
 from ..demo import assets
-from ..documents import join_documents
+from ..documents import join_documents, read_documents
 from ..errors import DataError
+from ..evaluate.arguments import measure_arguments
+from ..evaluate.documents import cut_windows
+from ..evaluate.perplexity import DEFAULT_WINDOW
 from .config import EMBEDDED, Study
 from .costs import Shape, attention_width
 from .plan import Facts
@@ -32,7 +35,7 @@ def find_facts(study: Study, texts: Path, *, download: bool) -> Facts:
         study: What names them.
         texts: Where the embedded teacher's texts are, or will be.
         download: Whether to download the weights of models on the hub. Without them there are no
-            hashes of these models, and the runs of the plan have other names.
+            hashes of these models, and the runs of the plan that need them have other names.
 
     Raises:
         CheckpointError, ConfigError, ArchitectureError: The teacher cannot be used.
@@ -50,9 +53,8 @@ def find_facts(study: Study, texts: Path, *, download: bool) -> Facts:
     calibration = list(study.baselines.calibration or excerpt)
     named = {*measured, *calibration, *training, *_training_files(study)}
     hashes = {p: _hash(own[p].encode()) if p in own else _file_hash(p) for p in sorted(named)}
-    if download:
-        models = study.baselines.pretrained
-        hashes |= {model: content_hash(resolve(model)) for model in models}
+    models = [each for each in study.baselines.pretrained if download or Path(each).is_dir()]
+    hashes |= {model: content_hash(resolve(model)) for model in models}
     there = any(directory.glob("*.safetensors"))
     return Facts(
         teacher=teacher,
@@ -81,12 +83,32 @@ def shape_of(teacher: Checkpoint) -> Shape:
     )
 
 
+def check_measurable(study: Study, facts: Facts) -> None:
+    """Refuse what could not be measured or calibrated on, before anything is distilled for it.
+
+    The names of tasks are not looked up, which takes the harness and its data.
+
+    Raises:
+        DataError: A text is none or has nothing in it, or a setting is out of range.
+    """
+    measure = study.measure
+    for texts in (measure.texts, study.baselines.calibration):
+        if texts:
+            read_documents(texts)
+    if facts.texts and measure.stride is not None:
+        window = measure.window or DEFAULT_WINDOW
+        cut_windows([], min(window, max_positions(dict(facts.config)) or window), measure.stride)
+    settings = measure.model_dump(exclude={"texts", "tasks", "orders", "dtype"})
+    measure_arguments("", texts=facts.texts, tasks=measure.tasks or (), **settings)
+
+
 def _training_files(study: Study) -> Iterable[str]:
     for _, keys in study.series().values():
         data: Any = keys.get("data")
         if isinstance(data, dict):
             yield from _files(data)
-            for source in data.get("sources") or ():
+            sources = data.get("sources")
+            for source in sources if isinstance(sources, list) else ():
                 yield from _files(source if isinstance(source, dict) else {})
 
 
@@ -124,6 +146,8 @@ def _file_hash(path: str) -> str:
                 digest.update(block)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from None
+    except ValueError:
+        raise DataError("is no name of a file", where=repr(path)) from None
     return digest.hexdigest()[:16]
 
 

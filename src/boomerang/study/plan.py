@@ -156,6 +156,12 @@ def _families(study: Study, facts: Facts) -> Iterator[_Made]:
             continue
         for seed in study.seeds:
             recipe = family_recipe(keys, facts, seed, place)
+            if init == "random" and recipe.freeze:
+                raise StudyError(
+                    f"{' and '.join(recipe.freeze)} would stay at random weights",
+                    where=f"{place}.freeze",
+                    fix="set it to [], so that all of the student can learn",
+                )
             title = f"{series}, seed {seed}"
             first = _distillation(recipe, init, title, facts)
             measured = _measured("family", title, {}, recipe, study, facts, first)
@@ -196,9 +202,11 @@ def family_recipe(keys: Mapping[str, Any], facts: Facts, seed: int, place: str) 
     Raises:
         StudyError: There is no such recipe for this teacher.
     """
-    data = dict(keys.get("data") or {})
-    if facts.training and not data.get("files") and not data.get("sources"):
-        data["files"] = list(facts.training)
+    data = keys.get("data") or {}
+    # What is no set of keys is for the recipe to refuse.
+    named = not isinstance(data, dict) or data.get("files") or data.get("sources")
+    if facts.training and not named:
+        data = {**data, "files": list(facts.training)}
     content = {"keep": _KEEP, **keys, "data": data}
     content |= {"teacher": facts.teacher, "out": "", "seed": seed}
     try:

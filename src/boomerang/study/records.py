@@ -186,8 +186,13 @@ class Directory:
 
         Raises:
             StudyError: One is at work in it.
+            OutputError: It cannot be written.
         """
-        with (self.path / _LOCK).open("w") as file:
+        try:
+            lock = (self.path / _LOCK).open("w")
+        except OSError as error:
+            raise OutputError(f"cannot be written ({error.strerror})", where=self.path) from None
+        with lock as file:
             if fcntl is not None:
                 try:
                     # The lock goes with the process, however that ends.

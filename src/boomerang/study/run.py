@@ -10,7 +10,7 @@ from ..checkpoint.output import write_text
 from ..errors import StudyError
 from ..evaluate.results import BITS_PER_BYTE, FAMILY, PERPLEXITY, Row
 from .config import EMBEDDED, Study
-from .facts import find_facts, write_embedded_texts
+from .facts import check_measurable, find_facts, write_embedded_texts
 from .plan import Job, Plan, make_plan
 from .pool import Failure, run_jobs
 from .records import Directory
@@ -78,6 +78,8 @@ def _prepare(study: Study, directory: Directory) -> Plan:
     if not facts.hash or study.baselines.pretrained:
         facts = find_facts(study, directory.texts, download=True)
         plan = make_plan(study, facts)
+    if plan.missing(directory.done()):
+        check_measurable(study, facts)
     directory.claim(facts.hash)
     if study.teacher == EMBEDDED:
         write_embedded_texts(directory.texts)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from statistics import mean, stdev
 
 from rich.box import SIMPLE_HEAD
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,8 @@ from .run import headlines
 def summary_tables(rows: Sequence[Row]) -> list[Table]:
     """For each task and metric a line for each series and order, a column for each size.
 
+    To be printed uncropped: where there is not room for all, lines run over.
+
     Args:
         rows: Of a study, seed by seed.
     """
@@ -26,29 +29,30 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def _summary(rows: Sequence[Row], task: str, metric: str) -> Table:
-    rows = [row for row in rows if row.measure == (task, metric)]
-    sizes = sorted({row.num_layers for row in rows})
+    measured = [row for row in rows if row.measure == (task, metric)]
+    sizes = sorted({row.num_layers for row in measured})
     table = _table(f"{metric} of {task} by number of layers")
-    table.caption = "mean ± standard deviation over seeds"
-    table.add_column("series")
-    for size in sizes:
-        table.add_column(str(size), justify="right")
+    table.caption = "means over seeds; ±: the largest standard deviation over seeds of a size"
     lines: dict[tuple[str, str | None], dict[int, list[float]]] = {}
-    for row in rows:
+    for row in measured:
         line = lines.setdefault((row.series, row.order), {})
         line.setdefault(row.num_layers, []).append(row.value)
     orders = {order for _, order in lines if order is not None}
+    cells: list[list[str]] = []
     for (series, order), values in lines.items():
         name = f"{series}, {order}" if order is not None and len(orders) > 1 else series
-        table.add_row(Text(name), *(_cell(values.get(size, [])) for size in sizes))
+        means = [show_value(mean(values[size])) if size in values else "" for size in sizes]
+        spreads = [stdev(each) for each in values.values() if len(each) > 1]
+        cells.append([name, *means, show_value(max(spreads)) if spreads else ""])
+    headings = ["series", *map(str, sizes), "±"]
+    for heading, column in zip(headings, zip(*cells, strict=True), strict=True):
+        # A number cut short says nothing.
+        width = max(map(len, (heading, *column)))
+        justify: JustifyMethod = "left" if heading == "series" else "right"
+        table.add_column(heading, justify=justify, min_width=width, no_wrap=True)
+    for row in cells:
+        table.add_row(*map(Text, row))
     return table
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    text = show_value(mean(values))
-    return text if len(values) == 1 else f"{text} ± {show_value(stdev(values))}"
 
 
 def plan_table(plan: Plan, missing: Collection[Job]) -> Table:
@@ -88,5 +92,6 @@ def _cost(jobs: Collection[Job]) -> tuple[str, str]:
 
 def _table(title: str) -> Table:
     return Table(
-        title=Text(title), box=SIMPLE_HEAD, padding=(0, 1), show_edge=False, caption_justify="left"
-    )
+        title=Text(title), box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False,
+        pad_edge=False, caption_justify="left",
+    )  # fmt: skip
