@@ -20,9 +20,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from boomerang.baselines.naive import SERIES as NAIVE
-from boomerang.demo.run import run_demo
+from boomerang.demo.run import Settings, run_demo
 from boomerang.evaluate.results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row
 
+STEP_TOKENS = Settings.batch_size * Settings.sequence_length
 # Fewer than these and a curve between student and teacher is hard to tell from noise.
 LEAST_NAIVE = 2.5  # naive student / teacher
 LEAST_DISTILLED = 1.15  # distilled student / teacher
@@ -124,11 +125,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("teacher", help="directory or hub id")
     parser.add_argument("work", type=Path, help="folder for the run's files")
     parser.add_argument("--keep", help="kept layers, as 0,2,4 (every second one and the last)")
+    parser.add_argument("--length", type=int, help="tokens a row (the demo's)")
     parser.add_argument("--steps", type=int, help="distillation steps (the demo's)")
     parser.add_argument("--characters", type=int, help="of each held-out book (all)")
     args = parser.parse_args(argv)
     keep = None if args.keep is None else [int(layer) for layer in args.keep.split(",")]
     settings = {} if args.steps is None else {"steps": args.steps}
+    if args.length is not None:
+        settings |= {"sequence_length": args.length, "batch_size": STEP_TOKENS // args.length}
     outcome = run_demo(
         args.work,
         teacher=args.teacher,
