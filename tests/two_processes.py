@@ -47,7 +47,10 @@ def trainer_in(out: Path, *, divided: bool = False, **options: Any) -> DistillTr
         seed=SEED,
     )
     if recompute:
-        module.activation_checkpointing_enable()
+        if hasattr(student, "activation_checkpointing_enable"):
+            module.activation_checkpointing_enable()
+        else:  # its name in transformers 5.17
+            module.gradient_checkpointing_enable()
     fields: dict[str, Any] = {
         "output_dir": str(out),
         "max_steps": STEPS,

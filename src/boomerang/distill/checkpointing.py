@@ -111,9 +111,10 @@ class CheckpointingTrainer(Trainer):
         self._save_checkpoint(self.model_wrapped, None)
         return self._final()
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
+    # The whole of it, as all processes have to come to the gathering of a divided student: to
+    # `_save` transformers 5.17 lets only the one that writes.
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the student; all processes call this."""
         weights = self.student_weights()
         if self.args.should_save:
             self.save_student(Path(output_dir or str(self.args.output_dir)), weights)
@@ -172,12 +173,16 @@ class CheckpointingTrainer(Trainer):
             torch.save(scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not (self.sharded or Path(checkpoint, _OPTIMIZER).is_dir()):
+        if checkpoint is None:
+            return
+        divided = Path(checkpoint, _OPTIMIZER)
+        # In several processes on a CPU transformers 5.17 and accelerate 1.12 read the file to
+        # "cpu:0", which torch does not know; later ones do not.
+        if self.args.world_size == 1 and not divided.is_dir():
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         # The checkpoint may be one of divided models where this run's are whole, or the reverse.
         optimizer, scheduler = self._prepared()
-        divided = Path(checkpoint, _OPTIMIZER)
         if divided.is_dir():
             load_optimizer(self.module, optimizer, divided)
         else:

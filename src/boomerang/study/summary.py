@@ -50,8 +50,8 @@ def _summary(rows: Sequence[Row], task: str, metric: str) -> Table:
         width = max(map(len, (heading, *column)))
         justify: JustifyMethod = "left" if heading == "series" else "right"
         table.add_column(heading, justify=justify, min_width=width, no_wrap=True)
-    for row in cells:
-        table.add_row(*map(Text, row))
+    for line_cells in cells:
+        table.add_row(*map(Text, line_cells))
     return table
 
 
