@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .architecture.config import max_positions
 from .architecture.names import is_dropped
 from .checkpoint.directory import read_config
 from .checkpoint.ties import says_tied, warn_of_unused_head
 from .checkpoint.weights import read_weights
-from .errors import CheckpointError
+from .errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -120,9 +121,21 @@ def continuation(
         model: Any causal language model; used with its KV cache.
         tokenizer: Its tokenizer.
         prompt: Text of at least one token.
-        max_new_tokens: The most tokens to generate.
+        max_new_tokens: The most tokens to generate; fewer where the model has no positions left.
+
+    Raises:
+        DataError: The prompt alone takes all of the model's positions.
     """
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    limit = max_positions(model.config.to_dict())
+    if limit is not None:
+        length = inputs.input_ids.shape[1]
+        if length >= limit:
+            raise DataError(
+                f"the prompt has {length} tokens and the model takes {limit} in all",
+                fix="give a shorter one",
+            )
+        max_new_tokens = min(max_new_tokens, limit - length)
     # Padding is never needed for one prompt; naming a token keeps generate from warning about it.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     generate: Any = model.generate

@@ -1,0 +1,42 @@
+"""What a model says after a prompt, where its positions end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from boomerang.errors import DataError
+from boomerang.loading import continuation
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture
+def short(stories: Path) -> tuple[GPT2LMHeadModel, AutoTokenizer]:
+    """A model with room for the prompt and three tokens more; it has learned its positions."""
+    tokenizer = AutoTokenizer.from_pretrained(stories)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, eos_token_id=None,
+        n_positions=len(tokenizer(PROMPT).input_ids) + 3,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval(), tokenizer
+
+
+def test_it_ends_with_the_positions(short: tuple[GPT2LMHeadModel, AutoTokenizer]) -> None:
+    model, tokenizer = short
+    seen: list[int] = []
+    model.transformer.wpe.register_forward_pre_hook(
+        lambda module, args: seen.append(int(args[0].max()))
+    )
+    continuation(model, tokenizer, PROMPT, max_new_tokens=80)
+    # The last token is said and not read.
+    assert max(seen) == model.config.n_positions - 2
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(
+    short: tuple[GPT2LMHeadModel, AutoTokenizer],
+) -> None:
+    with pytest.raises(DataError, match="and the model takes"):
+        continuation(*short, 2 * PROMPT, max_new_tokens=1)
