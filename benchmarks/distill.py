@@ -35,13 +35,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 import boomerang
-from boomerang.distill.data.rows import Rows, collate, count_tokens
 from boomerang.distill.flops import flops_per_token
 from boomerang.distill.losses import IGNORED, Counts, weighted_loss
 from boomerang.distill.module import DistillModule
-from boomerang.distill.plan import ModelSize
+from boomerang.distill.preflight import ModelSize
 from boomerang.distill.recipe import Loss
 from boomerang.student import cut
+from boomerang.text.rows import Rows, collate, count_tokens
 
 Way = Literal["plain", "boomerang"]
 Step = Callable[[], int]

@@ -50,7 +50,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 
 from boomerang import Family, LayerMap, Member, build
 from boomerang.checkpoint.student_config import write_student_config
-from boomerang.evaluate.run import measure
+from boomerang.evaluate.measure import measure
 from boomerang.evaluate.tasks.options import TaskOptions
 from boomerang.evaluate.tasks.quiet import quiet
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST

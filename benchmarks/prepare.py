@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from boomerang.distill.data import load_rows, prepare_rows
+from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.recipe import Data
-from boomerang.loading import load_tokenizer
+from boomerang.text import load_rows, prepare_rows
 
 
 def main() -> None:

@@ -17,14 +17,14 @@ from statistics import mean
 from typing import Any
 
 import boomerang
-from boomerang.architecture.config import num_layers
 from boomerang.baselines.naive import evaluate_naive
 from boomerang.checkpoint.directory import read_config
 from boomerang.demo import assets
 from boomerang.distill.recipe import Recipe
-from boomerang.documents import join_documents
 from boomerang.evaluate.results import PERPLEXITY, Row
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap
+from boomerang.models.config import num_layers
+from boomerang.text.documents import join_documents
 
 LENGTH = 256
 ROWS = 16

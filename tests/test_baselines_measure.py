@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from boomerang import Family, LayerMap, evaluate, init_student
 from boomerang.baselines.bench import Bench
-from boomerang.baselines.cache import Cache
+from boomerang.baselines.combination import keep
 from boomerang.baselines.combine import combine
 from boomerang.baselines.distilled import (
     check_teacher,
@@ -21,18 +21,18 @@ from boomerang.baselines.distilled import (
     family_recipe,
     size_recipe,
 )
-from boomerang.baselines.plan import keep
 from boomerang.baselines.pruned import calibration_text, laco_models, shortgpt_models
 from boomerang.baselines.save import save_model
+from boomerang.baselines.score_cache import Cache
 from boomerang.baselines.standalone import Standalone
-from boomerang.checkpoint.hashing import content_hash
+from boomerang.checkpoint.loading import load_model
 from boomerang.cli import app
 from boomerang.distill import Recipe
 from boomerang.errors import BoomerangError, LayerMapError, OutputError, RecipeError
-from boomerang.evaluate.documents import read_documents
 from boomerang.evaluate.members import evaluate_family
 from boomerang.evaluate.results import Row, current, read_results
-from boomerang.loading import load_model
+from boomerang.evaluate.windows import read_documents
+from boomerang.hashing import content_hash
 
 LAYERS = LayerMap((0, 2, 4), 5)
 SETTINGS: dict[str, Any] = {"window": 64}

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from boomerang.architecture.modules import layer_stack
-from boomerang.baselines.cache import Cache
+from boomerang.baselines.combination import Combination, Plan, keep, merge
 from boomerang.baselines.combine import can_combine, combine
 from boomerang.baselines.laco import Settings, collapse
-from boomerang.baselines.plan import Combination, Plan, keep, merge
 from boomerang.baselines.pruned import laco_models, shortgpt_models
+from boomerang.baselines.score_cache import Cache
 from boomerang.baselines.scores import PlanScores, sample
 from boomerang.baselines.search import reasonable, search
 from boomerang.baselines.shortgpt import block_influence, remove_lowest
 from boomerang.errors import ArchitectureError, LayerMapError, ResultsError
-from boomerang.evaluate.documents import Text, Window
+from boomerang.evaluate.windows import Text, Window
+from boomerang.models.modules import layer_stack
 from tiny_models import ARCHITECTURES, tiny_model
 
 TOKENS = torch.arange(3, 23)[None]

@@ -113,7 +113,7 @@ def test_all_is_pushed_member_by_member(
     pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed: list[tuple[str, str]] = []
-    monkeypatch.setattr("boomerang.hub.push", lambda d, r: pushed.append((d.name, r)))
+    monkeypatch.setattr("boomerang.checkpoint.hub.push", lambda d, r: pushed.append((d.name, r)))
     call("build", *pair, tmp_path, "--all", "--push-to-hub", "me/family")
     assert pushed == [(f"teacher-{n}L", f"me/family-{n}L") for n in range(4, 8)]
 

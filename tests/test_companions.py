@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boomerang.card import licence
+from boomerang.checkpoint.card import licence
 from boomerang.checkpoint.companions import copy_companions, find_companions
 from boomerang.checkpoint.weights import inside
 from boomerang.errors import CheckpointError

@@ -12,8 +12,8 @@ import pytest
 from transformers import AutoConfig, Gemma3Config, GPTNeoConfig, PretrainedConfig
 
 from boomerang import LayerMap
-from boomerang.architecture.config import member_config, num_layers
 from boomerang.errors import ConfigError
+from boomerang.models.config import member_config, num_layers
 from tiny_models import ARCHITECTURES, tiny_config
 
 LAYERS = LayerMap([0, 1, 3, 5], 7)
@@ -174,7 +174,7 @@ def test_an_unclear_depth_is_refused(config: dict[str, Any]) -> None:
 
 def test_the_rules_need_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from boomerang.architecture.config import member_config;"
+        "import sys; from boomerang.models.config import member_config;"
         "member_config({'num_hidden_layers': 2}, [0], tied=False);"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )

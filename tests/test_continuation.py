@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from boomerang.checkpoint.loading import continuation
 from boomerang.errors import DataError
-from boomerang.loading import continuation
 
 PROMPT = "Once upon a time"
 

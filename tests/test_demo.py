@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from boomerang.demo.run import Outcome, run_demo
+from boomerang.demo.walkthrough import Outcome, run_demo
 from boomerang.errors import OutputError
 
 TINY = {"steps": 4, "batch_size": 4, "sequence_length": 64, "heldout_characters": 1500}

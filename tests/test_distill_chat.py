@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import boomerang
-from boomerang.distill.data import collate, count_tokens, load_rows, prepare_rows
-from boomerang.distill.data.chat import tokenise_conversation
+from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.losses import IGNORED, shifted
 from boomerang.distill.recipe import Data, Recipe
 from boomerang.errors import DataError
-from boomerang.loading import load_tokenizer
+from boomerang.text import collate, count_tokens, load_rows, prepare_rows
+from boomerang.text.chat import tokenise_conversation
 
 TALK = [
     {"role": "system", "content": "Be brief."},

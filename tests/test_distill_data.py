@@ -14,7 +14,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from boomerang.distill.data import (
+from boomerang.checkpoint.loading import load_tokenizer
+from boomerang.distill.inputs import Inputs
+from boomerang.distill.losses import IGNORED
+from boomerang.distill.recipe import Data, Recipe
+from boomerang.errors import DataError, RecipeError
+from boomerang.evaluate import windows as measuring
+from boomerang.layers import LayerMap
+from boomerang.text import (
     Rows,
     collate,
     count_tokens,
@@ -23,14 +30,7 @@ from boomerang.distill.data import (
     progress,
     rows_hash,
 )
-from boomerang.distill.inputs import Inputs
-from boomerang.distill.losses import IGNORED
-from boomerang.distill.recipe import Data, Recipe
-from boomerang.documents import SEPARATOR, read_documents
-from boomerang.errors import DataError, RecipeError
-from boomerang.evaluate import documents as measuring
-from boomerang.layers import LayerMap
-from boomerang.loading import load_tokenizer
+from boomerang.text.documents import SEPARATOR, read_documents
 
 TEXTS = (
     "Once upon a time there was a cat.",
@@ -230,9 +230,9 @@ def test_what_breaks_off_leaves_nothing_under_the_final_name(
     script = f"""
 import os, signal
 from pathlib import Path
-from boomerang.distill.data import prepare as preparing
+from boomerang.text import prepare as preparing
 from boomerang.distill.recipe import Data
-from boomerang.loading import load_tokenizer
+from boomerang.checkpoint.loading import load_tokenizer
 make = preparing.make_rows
 def killed(*args, **kwargs):
     for number, row in enumerate(make(*args, **kwargs)):
@@ -402,8 +402,8 @@ sys.modules["datasets"] = sys.modules["pyarrow"] = None
 import numpy as np, torch
 from pathlib import Path
 from transformers import TrainingArguments
-import boomerang.distill, boomerang.distill.run, boomerang.distill.data.prepare
-from boomerang.distill.data import Rows, prepare_rows
+import boomerang.distill, boomerang.distill.run, boomerang.text.prepare
+from boomerang.text import Rows, prepare_rows
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Data, Loss
 from boomerang.distill.trainer import DistillTrainer

@@ -16,7 +16,6 @@ from transformers import TrainingArguments
 
 from boomerang import Family, build
 from boomerang.distill.callbacks import describe
-from boomerang.distill.data import collate
 from boomerang.distill.guard import CollateNumbered
 from boomerang.distill.held_out import EvenRows, without_fillers
 from boomerang.distill.module import DistillModule
@@ -24,6 +23,7 @@ from boomerang.distill.recipe import Loss, Recipe
 from boomerang.distill.run import training_arguments
 from boomerang.distill.trainer import DistillTrainer
 from boomerang.student import cut
+from boomerang.text import collate
 from test_distill_training import rows_of
 from tiny_models import tiny_pair
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import boomerang
+from boomerang.checkpoint.loading import load_model
 from boomerang.distill.guard import StepGuard
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Recipe
 from boomerang.errors import TrainingError
-from boomerang.loading import load_model
 from test_distill_checkpoints import assert_equal, trainer_in, weights
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from boomerang.checkpoint.loading import load_model
 from boomerang.checkpoint.student_config import read_student_config
 from boomerang.distill.losses import IGNORED, Counts, log_probabilities, weighted_loss
 from boomerang.distill.module import DistillModule, LossSums
@@ -19,7 +20,6 @@ from boomerang.distill.recipe import Loss
 from boomerang.distill.routes import draw_route
 from boomerang.errors import ArchitectureError, LayerMapError
 from boomerang.family import Family
-from boomerang.loading import load_model
 from tensor_sizes import Sizes
 from tiny_models import tiny_model, tiny_pair
 

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, OPTConfig
 
 import boomerang
-from boomerang.distill.data import Rows, collate
-from boomerang.distill.data.pack import Document, Row, packed
+from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.packing import check_packing
 from boomerang.errors import RecipeError
-from boomerang.loading import load_tokenizer
+from boomerang.text import Rows, collate
+from boomerang.text.pack import Document, Row, packed
 from tiny_models import ARCHITECTURES, tiny_model
 
 # Attention without a look at positions, a recurrent state, and learned positions by attention mask.

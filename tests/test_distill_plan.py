@@ -16,7 +16,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from boomerang.distill.callbacks import ShowProgress
 from boomerang.distill.flops import Matrices, flops_per_token, forward_flops_per_token
 from boomerang.distill.module import DistillModule
-from boomerang.distill.plan import ModelSize, Plan
+from boomerang.distill.preflight import ModelSize, Plan
 from boomerang.distill.recipe import Loss
 from test_distill_checkpoints import trainer_in
 from tiny_models import tiny_model, tiny_pair

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from boomerang.architecture.head import Head
 from boomerang.distill.losses import IGNORED
 from boomerang.distill.prediction import Prediction, Targets
 from boomerang.distill.recipe import Loss
+from boomerang.models.head import Head
 from tensor_sizes import Sizes
 from test_head import make_head
 from tiny_models import tiny_model

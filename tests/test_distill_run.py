@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 import boomerang
+from boomerang.checkpoint.loading import load_model
 from boomerang.checkpoint.student_config import write_student_config
 from boomerang.cli import app
 from boomerang.distill.checkpointing import last_checkpoint
@@ -32,7 +33,6 @@ from boomerang.errors import (
     OutputError,
     RecipeError,
 )
-from boomerang.loading import load_model
 from boomerang.student import cut
 from tiny_models import tiny_model
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
-from boomerang.distill.data import Rows
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Loss
 from boomerang.distill.trainer import DistillTrainer
+from boomerang.text import Rows
 from tiny_models import tiny_pair
 
 ALL = Loss(ce=1, kl=1, alignment=10)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from boomerang import documents
-from boomerang.documents import SEPARATOR, iter_documents, join_documents, read_documents
 from boomerang.errors import DataError
+from boomerang.text import documents
+from boomerang.text.documents import SEPARATOR, iter_documents, join_documents, read_documents
 
 TALK = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
 

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 import tiny_models
 from boomerang import Family, LayerMap
 from boomerang.errors import ResultsError
-from boomerang.evaluate.documents import Text, cut_windows, prepare, read_documents
 from boomerang.evaluate.members import evaluate_family, score_windows
 from boomerang.evaluate.perplexity import Scores, fit_window
+from boomerang.evaluate.windows import Text, cut_windows, prepare, read_documents
 from boomerang.student import cut
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from boomerang import LayerMap
 from boomerang.errors import DataError
 from boomerang.evaluate.batches import split
-from boomerang.evaluate.rows import Row, encode, lay_out
+from boomerang.evaluate.layout import Row, encode, lay_out
 from boomerang.evaluate.trie import layer_passes, states_held, walk
 
 QWEN3_4B = LayerMap.every(2, num_layers=36, first=1, last=2)

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from boomerang import Family, LayerMap, init_student
-from boomerang.checkpoint.hashing import content_hash
 from boomerang.errors import CheckpointError, OutputError, ResultsError
 from boomerang.evaluate import evaluate
-from boomerang.evaluate.documents import read_documents
 from boomerang.evaluate.members import evaluate_family
 from boomerang.evaluate.results import Row, current, read_results
 from boomerang.evaluate.scorer import Scorer
 from boomerang.evaluate.statistics import paired_difference
+from boomerang.evaluate.windows import read_documents
+from boomerang.hashing import content_hash
 
 LAYERS = LayerMap((0, 2, 4), 5)
 # The members along the order, by their layers: what is patched.

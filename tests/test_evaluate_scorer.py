@@ -23,16 +23,16 @@ from transformers import (
 )
 
 from boomerang import Family, LayerMap, Member
-from boomerang.architecture.head import Head
-from boomerang.architecture.modules import layer_stack
 from boomerang.evaluate import logprobs
 from boomerang.evaluate.batches import Batch, make_batch
+from boomerang.evaluate.layout import Request, encode, lay_out
 from boomerang.evaluate.logprobs import target_log_probs
 from boomerang.evaluate.probes import branching_row, keeps_branches_apart
 from boomerang.evaluate.replay import final_states
-from boomerang.evaluate.rows import Request, encode, lay_out
 from boomerang.evaluate.scorer import Scored, Scorer
 from boomerang.evaluate.trie import Visit, layer_passes, walk
+from boomerang.models.head import Head
+from boomerang.models.modules import layer_stack
 from boomerang.student import cut
 from tiny_models import ARCHITECTURES, NOISE, tiny_model, tiny_pair
 

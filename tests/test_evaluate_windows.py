@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from boomerang.errors import DataError
-from boomerang.evaluate.documents import cut_windows, prepare, read_documents
+from boomerang.evaluate.windows import cut_windows, prepare, read_documents
 
 
 @st.composite

@@ -16,12 +16,12 @@ import pytest
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from boomerang.architecture import expand
-from boomerang.architecture.config import PER_LAYER_LISTS, PERIODIC_RULES, member_config
-from boomerang.architecture.expand import leaves_types_open, with_layer_types
-from boomerang.architecture.layer_types import ALL_ALIKE, known_layer_types
 from boomerang.checkpoint.directory import Checkpoint
 from boomerang.errors import ArchitectureError, ConfigError
+from boomerang.models import expand
+from boomerang.models.config import PER_LAYER_LISTS, PERIODIC_RULES, member_config
+from boomerang.models.expand import leaves_types_open, with_layer_types
+from boomerang.models.layer_types import ALL_ALIKE, known_layer_types
 from disk import save_pair
 from tiny_models import tiny_config
 
@@ -227,7 +227,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     script = expand._SCRIPT.replace("from transformers import", "import time; time.sleep(60) #")
     started = f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
     code = (
-        "from pathlib import Path; from boomerang.architecture import expand;"
+        "from pathlib import Path; from boomerang.models import expand;"
         f"expand._SCRIPT = {started + script!r};"
         "expand._seen(Path('.'))"
     )

@@ -23,13 +23,13 @@ from transformers import (
 )
 
 from boomerang import Family, LayerMap
-from boomerang.architecture.modules import find_parts
 from boomerang.errors import (
     ArchitectureError,
     CheckpointError,
     ConfigError,
     LayerMapError,
 )
+from boomerang.models.modules import find_parts
 from boomerang.student import cut
 from tiny_models import ARCHITECTURES, tiny_config, tiny_model, tiny_pair
 

@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from boomerang.architecture.head import Head, base_model
 from boomerang.errors import ArchitectureError
+from boomerang.models.head import Head, base_model
 from tiny_models import ARCHITECTURES, GROUPED, SHAPE, tiny_model
 
 # What comes after the output matrix, or before it, beyond the architectures of `tiny_models`.

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from boomerang import Family, LayerMap
-from boomerang.analysis.advice import advise_keep, advise_order
-from boomerang.analysis.inspection import Inspection, inspect_family, inspect_teacher
-from boomerang.analysis.prediction import predictions
-from boomerang.analysis.similarity import similarity
 from boomerang.errors import OutputError
-from boomerang.evaluate.documents import Text, Window
+from boomerang.evaluate.windows import Text, Window
+from boomerang.orders.advice import advise_keep, advise_order
+from boomerang.orders.divergence import predictions
+from boomerang.orders.inspection import Inspection, inspect_family, inspect_teacher
+from boomerang.orders.similarity import similarity
 from boomerang.report.heatmap import save_heatmap
 from tiny_models import tiny_model, tiny_pair
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from boomerang import LayerMap
-from boomerang.architecture.config import Config, member_config
-from boomerang.architecture.expand import with_layer_types
-from boomerang.architecture.layer_settings import layer_settings
-from boomerang.architecture.values import check_values
 from boomerang.checkpoint.directory import Checkpoint
-from boomerang.checkpoint.plan import Pair
+from boomerang.checkpoint.member_plan import Pair
 from boomerang.errors import ArchitectureError, ConfigError
+from boomerang.models.config import Config, member_config
+from boomerang.models.expand import with_layer_types
+from boomerang.models.layer_settings import layer_settings
+from boomerang.models.values import check_values
 from disk import save_pair
 from tiny_models import ARCHITECTURES
 

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 import boomerang
+from boomerang.checkpoint.loading import load_model
 from boomerang.cli import _show_warning, app
 from boomerang.errors import BoomerangWarning
-from boomerang.loading import load_model
 from boomerang.verify import verify
 from published import PAIRS, PROMPT, write_pair
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import boomerang
-from boomerang.architecture.names import read_layout
 from boomerang.checkpoint.convert import converter
-from boomerang.checkpoint.family import FamilyOnDisk
+from boomerang.checkpoint.sources import FamilyOnDisk
 from boomerang.errors import ArchitectureError, BoomerangError, CheckpointError, LayerMapError
+from boomerang.models.names import read_layout
 from disk import save_pair
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import boomerang
-from boomerang.architecture.config import member_config
-from boomerang.architecture.quantization import names_layers
 from boomerang.errors import ArchitectureError, CheckpointError, ConfigError
+from boomerang.models.config import member_config
+from boomerang.models.quantization import names_layers
 from disk import save_pair
 
 LAYERS = [0, 2, 5]

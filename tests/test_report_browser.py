@@ -20,7 +20,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from boomerang.checkpoint.family import FamilyOnDisk
+from boomerang.checkpoint.sources import FamilyOnDisk
 from boomerang.evaluate.provenance import write_provenance
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST
 from boomerang.report.write import write_report

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from boomerang.checkpoint.family import FamilyOnDisk
+from boomerang.checkpoint.sources import FamilyOnDisk
 from boomerang.cli import app
 from boomerang.errors import ResultsError
 from boomerang.evaluate.provenance import (

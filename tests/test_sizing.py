@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 
 import boomerang
 from boomerang import LayerMap
-from boomerang.architecture.cache import layer_caches
-from boomerang.architecture.config import num_layers
-from boomerang.architecture.widths import EXPERTS
-from boomerang.blueprint import imagined_pair, open_teacher
 from boomerang.build import choose_member
-from boomerang.checkpoint.family import FamilyOnDisk
+from boomerang.checkpoint.blueprint import imagined_pair, open_teacher
+from boomerang.checkpoint.sources import FamilyOnDisk
 from boomerang.errors import ArchitectureError, BoomerangError, LayerMapError
+from boomerang.models.config import num_layers
+from boomerang.models.kv_cache import layer_caches
+from boomerang.models.widths import EXPERTS
 from boomerang.sizing import (
     OVERHEAD,
     Size,

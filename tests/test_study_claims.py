@@ -11,7 +11,7 @@ import pytest
 
 from boomerang.evaluate.results import Row
 from boomerang.study import Study
-from boomerang.study.run import preview
+from boomerang.study.execute import preview
 from result_rows import metric_rows, write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))

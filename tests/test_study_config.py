@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from boomerang import LayerMap
-from boomerang.architecture.config import num_layers
 from boomerang.checkpoint.directory import read_config
 from boomerang.errors import StudyError
+from boomerang.models.config import num_layers
 from boomerang.study.config import Study, shipped
 from boomerang.study.facts import find_facts
 from boomerang.study.plan import family_recipe, make_plan

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boomerang.blueprint import open_teacher
-from boomerang.distill.plan import ModelSize
+from boomerang.checkpoint.blueprint import open_teacher
+from boomerang.distill.preflight import ModelSize
 from boomerang.study.config import Study
 from boomerang.study.costs import Shape
 from boomerang.study.facts import shape_of

@@ -18,11 +18,11 @@ import pytest
 from boomerang.errors import DataError, OutputError, StudyError
 from boomerang.evaluate.results import Row, read_results
 from boomerang.study import Study, pool, run_study
+from boomerang.study.execute import preview
 from boomerang.study.jobs import do
 from boomerang.study.plan import Job
 from boomerang.study.pool import Failure
 from boomerang.study.records import Directory
-from boomerang.study.run import preview
 
 STEPS = 3
 
@@ -75,7 +75,7 @@ def in_process(request: pytest.FixtureRequest) -> Any:
             told["ended"](job, 0.0, None)
         return []
 
-    patch.setattr("boomerang.study.run.run_jobs", here)
+    patch.setattr("boomerang.study.execute.run_jobs", here)
     return begun
 
 

@@ -455,7 +455,7 @@ def test_requests_that_change_are_caught(stories: Path, student: Path, tasks: Pa
 def test_what_is_not_measured_is_not_imported() -> None:
     code = (
         "import sys, boomerang, boomerang.evaluate, boomerang.cli\n"
-        "import boomerang.evaluate.run, boomerang.evaluate.tasks.suite\n"
+        "import boomerang.evaluate.measure, boomerang.evaluate.tasks.suite\n"
         "from boomerang.evaluate.tasks.options import TaskOptions\n"
         "assert 'lm_eval' not in sys.modules"
     )

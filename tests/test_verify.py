@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from boomerang import Family, build
+from boomerang.checkpoint.loading import load_model
 from boomerang.checkpoint.record import read_record
 from boomerang.cli import app
 from boomerang.errors import CheckpointError, LayerMapError
-from boomerang.loading import load_model
 from boomerang.verify import (
     _STEPS_PER_LAYER,
     _compare_greedy,

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import boomerang
-from boomerang.architecture.widths import layer_view, read_widths
 from boomerang.checkpoint.consistency import check_complete, check_numbers, check_widths
 from boomerang.checkpoint.directory import Checkpoint, layout_of
 from boomerang.checkpoint.header import Tensor
-from boomerang.checkpoint.plan import Pair
+from boomerang.checkpoint.member_plan import Pair
 from boomerang.errors import BoomerangError, CheckpointError
 from boomerang.layers import LayerMap
+from boomerang.models.widths import layer_view, read_widths
 from disk import save_pair
 from tiny_models import ARCHITECTURES
 

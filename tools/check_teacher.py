@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from boomerang.baselines.naive import SERIES as NAIVE
-from boomerang.demo.run import Settings, run_demo
+from boomerang.demo.walkthrough import Settings, run_demo
 from boomerang.evaluate.results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row
 
 STEP_TOKENS = Settings.batch_size * Settings.sequence_length

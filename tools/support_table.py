@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from boomerang.checkpoint.known_pairs import KNOWN_PAIRS
-from boomerang.order import default_order_for
+from boomerang.models.default_order import default_order_for
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -15,8 +15,8 @@ from .errors import LayerMapError, OutputError
 from .layers import Member, Order
 
 if TYPE_CHECKING:
-    from .checkpoint.family import FamilyOnDisk
-    from .checkpoint.plan import Plan
+    from .checkpoint.member_plan import Plan
+    from .checkpoint.sources import FamilyOnDisk
 
 # transformers' own: nearly every model is one file.
 MAX_SHARD_SIZE = "50GB"
@@ -83,8 +83,8 @@ def build(
         OutputError: `out` is not empty, holds a source, or cannot be written; `push_to_hub` can be
             no repository.
     """
-    from .checkpoint.family import FamilyOnDisk
-    from .hub import check_repository, push
+    from .checkpoint.hub import check_repository, push
+    from .checkpoint.sources import FamilyOnDisk
 
     if push_to_hub is not None:
         check_repository(push_to_hub)
@@ -180,7 +180,7 @@ def write_member(
     Raises:
         CheckpointError, ConfigError, OutputError: As `build`.
     """
-    from .card import licence, model_card
+    from .checkpoint.card import licence, model_card
     from .checkpoint.companions import copy_companions, find_companions
     from .checkpoint.output import check_space, new_directory, write_json
     from .checkpoint.record import write_record
@@ -236,8 +236,8 @@ def is_written(
 def _record(
     family: FamilyOnDisk, plan: Plan, order: Order | None, dtype: str | None, shard_size: int
 ) -> dict[str, Any]:
-    from .checkpoint.family import recorded_order
     from .checkpoint.record import record_content
+    from .checkpoint.sources import recorded_order
 
     along = recorded_order(plan.member, family.order if order is None else order)
     source = "given" if order is not None else family.pairing.order_source

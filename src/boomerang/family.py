@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .architecture.modules import find_parts, layer_stack
-from .architecture.shell import assemble, is_tied, same_tensor
+from .checkpoint.loading import load_model
 from .checkpoint.pairing import pair_up
 from .checkpoint.resolve import resolve
 from .errors import ArchitectureError, LayerMapError
 from .layers import LayerMap, Member, Order
-from .loading import load_model
-from .order import default_order_for
+from .models.default_order import default_order_for
+from .models.modules import find_parts, layer_stack
+from .models.shell import assemble, is_tied, same_tensor
 
 if TYPE_CHECKING:
     import torch

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .architecture.cache import layer_caches
-from .architecture.config import Config, max_positions, text_config
-from .architecture.names import is_matrix
-from .architecture.widths import EXPERTS
 from .checkpoint.header import DTYPE_BITS
-from .checkpoint.plan import DTYPES, Item, Pair, Plan
+from .checkpoint.member_plan import DTYPES, Item, Pair, Plan
 from .errors import ArchitectureError, BoomerangError, LayerMapError
 from .layers import Member
+from .models.config import Config, max_positions, text_config
+from .models.kv_cache import layer_caches
+from .models.names import is_matrix
+from .models.widths import EXPERTS
 from .units import show_bytes, show_count
 
 # Activations, workspaces and what an allocator loses, as a share of the weights.

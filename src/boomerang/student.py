@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .architecture.config import num_layers
 from .checkpoint.companions import copy_companions, find_companions
 from .checkpoint.directory import read_config
 from .checkpoint.output import new_directory
@@ -13,6 +12,7 @@ from .checkpoint.resolve import resolve
 from .checkpoint.student_config import write_student_config
 from .errors import LayerMapError
 from .layers import LayerMap
+from .models.config import num_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,8 +28,8 @@ def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
         LayerMapError: `layers` speaks of another number of layers than the teacher has.
         ConfigError, ArchitectureError: The architecture is not supported.
     """
-    from .architecture.probe import check_layers_can_move
-    from .architecture.shell import assemble
+    from .models.probe import check_layers_can_move
+    from .models.shell import assemble
 
     _check_depth(teacher.config.to_dict(), layers)
     sources = [(teacher, i) for i in layers.kept]
@@ -84,7 +84,7 @@ def init_student(
         ConfigError, ArchitectureError: The architecture is not supported.
         OutputError: `out` is not empty or cannot be written.
     """
-    from .loading import load_model
+    from .checkpoint.loading import load_model
 
     out = Path(out)
     companions: dict[str, Path] = {}

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .architecture.modules import max_positions
+from .checkpoint.loading import load_model
 from .checkpoint.record import Record, read_record
 from .family import Family
 from .layers import LayerMap
-from .loading import load_model
+from .models.modules import max_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

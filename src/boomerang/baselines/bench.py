@@ -8,20 +8,20 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.config import num_layers
-from ..architecture.modules import layer_stack
 from ..checkpoint.directory import read_config
-from ..checkpoint.hashing import content_hash
+from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.pairing import Pairing, pair_up
 from ..checkpoint.resolve import resolve
 from ..errors import LayerMapError
 from ..evaluate.arguments import measure_arguments
 from ..evaluate.beside import Beside
+from ..evaluate.measure import measure
 from ..evaluate.results import Row
-from ..evaluate.run import measure
 from ..family import Family
+from ..hashing import content_hash
 from ..layers import LayerMap, Member, Order
-from ..loading import load_model, load_tokenizer
+from ..models.config import num_layers
+from ..models.modules import layer_stack
 from .standalone import Standalone
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..card import licence, licence_text
+from ..checkpoint.card import licence, licence_text
 from . import laco, shortgpt
 from .standalone import Standalone
 

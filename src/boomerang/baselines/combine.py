@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..architecture.modules import layer_stack
-from ..architecture.probe import check_layers_can_move
-from ..architecture.shell import assemble
 from ..errors import ArchitectureError
-from .plan import Combination, Plan
+from ..models.modules import layer_stack
+from ..models.probe import check_layers_can_move
+from ..models.shell import assemble
+from .combination import Combination, Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

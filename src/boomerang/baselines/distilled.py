@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoint.hashing import content_hash
 from ..checkpoint.resolve import resolve
 from ..distill import Recipe, distill
 from ..distill.recipe import FILE_NAME
 from ..errors import LayerMapError, RecipeError
+from ..hashing import content_hash
 
 SERIES = "distilled"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import LayerMapError
-from .plan import Plan, keep, merge
+from .combination import Plan, keep, merge
 
 SERIES = "laco"
 

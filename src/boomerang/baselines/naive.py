@@ -13,15 +13,15 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..checkpoint.hashing import content_hash
+from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.resolve import resolve
 from ..evaluate.arguments import measure_arguments
+from ..evaluate.measure import measure
 from ..evaluate.parallel import own_device
 from ..evaluate.results import Row
-from ..evaluate.run import measure
 from ..family import Family
+from ..hashing import content_hash
 from ..layers import LayerMap, Member, Order
-from ..loading import load_model, load_tokenizer
 from ..student import cut
 
 SERIES = "naive"

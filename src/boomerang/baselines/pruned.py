@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..architecture.modules import layer_stack
-from ..evaluate.documents import Text, prepare, read_documents
 from ..evaluate.perplexity import fit_window
+from ..evaluate.windows import Text, prepare, read_documents
+from ..models.modules import layer_stack
 from . import laco, shortgpt
-from .cache import Cache
+from .combination import Plan, describe, model_hash
 from .combine import combine
-from .plan import Plan, describe, model_hash
+from .score_cache import Cache
 from .scores import PlanScores
 from .search import search
 from .standalone import Standalone

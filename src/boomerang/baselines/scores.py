@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..analysis.distance import cosine_sum
-from ..analysis.prediction import predictions
-from ..analysis.running import batches, final_states
-from ..evaluate.documents import Text
-from .cache import Cache
+from ..evaluate.windows import Text
+from ..orders.distance import cosine_sum
+from ..orders.divergence import predictions
+from ..orders.running import batches, final_states
+from .combination import Plan, describe
 from .combine import can_combine, combine
-from .plan import Plan, describe
+from .score_cache import Cache
 from .shortgpt import block_influence
 
 if TYPE_CHECKING:

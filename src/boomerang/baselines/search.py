@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from ..errors import LayerMapError
+from .combination import Plan
 from .laco import Settings, collapse
-from .plan import Plan
 
 # The published threshold is 0.45. Sizes near the teacher's want higher ones, by which merges that
 # cost more are passed over; small sizes need lower ones, and the last keeps every merge there can

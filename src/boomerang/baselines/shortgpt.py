@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..analysis.distance import cosine_sum
-from ..analysis.running import batches, final_states, watched
-from ..architecture.modules import layer_stack
 from ..errors import LayerMapError
-from ..evaluate.documents import Text
-from .plan import Plan, keep
+from ..evaluate.windows import Text
+from ..models.modules import layer_stack
+from ..orders.distance import cosine_sum
+from ..orders.running import batches, final_states, watched
+from .combination import Plan, keep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

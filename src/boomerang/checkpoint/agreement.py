@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..architecture.config import PERIODIC_RULES, Config, member_config, text_config
-from ..architecture.expand import with_layer_types
-from ..architecture.layer_settings import layer_settings
-from ..architecture.names import translate
-from ..architecture.quantization import QUANTIZATION_KEYS, in_order
-from ..architecture.widths import HIDDEN
 from ..errors import ArchitectureError, CheckpointError, ConfigError, LayerMapError
 from ..layers import LayerMap
+from ..models.config import PERIODIC_RULES, Config, member_config, text_config
+from ..models.expand import with_layer_types
+from ..models.layer_settings import layer_settings
+from ..models.names import translate
+from ..models.quantization import QUANTIZATION_KEYS, in_order
+from ..models.widths import HIDDEN
 from .consistency import check_complete, check_numbers, check_widths
 from .convert import FLOATS
 from .directory import Checkpoint

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..architecture.quantization import names_layers
 from ..errors import CheckpointError, OutputError
+from ..models.quantization import names_layers
 from .header import open_plain
 from .jsonfile import read_json_object
 from .weights import inside

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..architecture.config import text_config
-from ..architecture.groups import missing_in_layers, missing_outside
-from ..architecture.shapes import misfit_in_layer, misfit_outside
-from ..architecture.values import check_values
-from ..architecture.widths import Sizes, layer_view, read_widths, unfit_number
 from ..errors import CheckpointError
+from ..models.config import text_config
+from ..models.groups import missing_in_layers, missing_outside
+from ..models.shapes import misfit_in_layer, misfit_outside
+from ..models.values import check_values
+from ..models.widths import Sizes, layer_view, read_widths, unfit_number
 from .convert import FLOATS
 from .directory import Checkpoint
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..architecture.config import FURTHER_TOKEN_LAYERS, Config, num_layers, text_config
-from ..architecture.expand import with_layer_types
-from ..architecture.names import Layout, read_layout
 from ..errors import CheckpointError
+from ..models.config import FURTHER_TOKEN_LAYERS, Config, num_layers, text_config
+from ..models.expand import with_layer_types
+from ..models.names import Layout, read_layout
 from .convert import FLOATS
 from .header import Tensor
 from .jsonfile import read_json_object

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..architecture.config import Config, num_layers
 from ..errors import CheckpointError, LayerMapError
 from ..layers import LayerMap, Order
-from ..order import default_order_for, order_in_words
+from ..models.config import Config, num_layers
+from ..models.default_order import default_order_for, order_in_words
 from .directory import Checkpoint, read_config
 from .jsonfile import read_json_object
 from .known_pairs import known_pair

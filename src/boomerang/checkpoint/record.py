@@ -10,8 +10,8 @@ from .. import __version__
 from ..errors import CheckpointError
 from .identity import Identity
 from .jsonfile import read_json_object
+from .member_plan import Plan
 from .output import write_json
-from .plan import Plan
 
 FILE_NAME = "boomerang.json"
 SCHEMA_VERSION = 1

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..architecture.config import Config, text_config
-from ..architecture.names import Layout
 from ..errors import BoomerangWarning
+from ..models.config import Config, text_config
+from ..models.names import Layout
 from .convert import FLOATS, pieces
 from .header import Tensor
 

@@ -186,9 +186,9 @@ def _pruned(
     bench = _bench(teacher, student, common)
     sizes = bench.sizes(wanted)
 
-    from ..baselines.cache import CACHE_FILE, Cache
     from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
     from ..baselines.save import save_model
+    from ..baselines.score_cache import CACHE_FILE, Cache
 
     text = calibration_text(calibration, bench.tokenizer, bench.model)
     bench.check(results, **settings)

@@ -80,10 +80,10 @@ def build(
 ) -> None:
     """Write a member of the family as a checkpoint that any tool for the teacher reads."""
     from ..build import check_room, choose_member, is_written, member_directory, write_member
-    from ..checkpoint.family import FamilyOnDisk
+    from ..checkpoint.hub import check_repository, push
     from ..checkpoint.output import check_free
+    from ..checkpoint.sources import FamilyOnDisk
     from ..errors import LayerMapError
-    from ..hub import check_repository, push
 
     choices = (patch, layers, params, memory, blocks)
     if everything and any(choice is not None for choice in choices):

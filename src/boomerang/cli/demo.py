@@ -31,7 +31,7 @@ def demo(
 
     from rich.console import Console
 
-    from ..demo.run import run_demo
+    from ..demo.walkthrough import run_demo
     from ..report.table import member_tables
 
     settings: dict[str, Any] = {} if steps is None else {"steps": steps}

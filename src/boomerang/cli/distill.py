@@ -97,9 +97,9 @@ def distill(
 
 
 def _default_length(teacher: str, trust_remote_code: bool) -> int:
-    from ..architecture.config import max_positions
     from ..checkpoint.directory import read_config
     from ..checkpoint.resolve import resolve
+    from ..models.config import max_positions
 
     limit = max_positions(read_config(resolve(teacher, trust_remote_code=trust_remote_code)))
     return _SEQUENCE_LENGTH if limit is None else min(_SEQUENCE_LENGTH, limit)

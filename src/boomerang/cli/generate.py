@@ -42,8 +42,8 @@ def generate(
 
     import torch
 
+    from ..checkpoint.loading import continuation, load_tokenizer
     from ..family import Family
-    from ..loading import continuation, load_tokenizer
 
     family = Family.from_pretrained(teacher_directory, student_directory, keep=kept, **kwargs)
     member = family.member(patch, order)

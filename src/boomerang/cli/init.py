@@ -29,10 +29,10 @@ def init(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Cut a student out of a teacher's layers."""
-    from ..architecture.config import num_layers
     from ..checkpoint.directory import read_config
     from ..checkpoint.output import check_free
     from ..checkpoint.resolve import resolve
+    from ..models.config import num_layers
 
     check_free(out, overwrite=overwrite)
     directory = resolve(teacher, trust_remote_code=trust_remote_code)

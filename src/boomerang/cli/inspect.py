@@ -49,7 +49,7 @@ def inspect(
 
     from rich.console import Console
 
-    from ..analysis.inspection import inspect_paths
+    from ..orders.inspection import inspect_paths
     from ..report.heatmap import check_suffix, save_heatmap
     from ..report.inspection import inspection_tables
 

@@ -48,11 +48,11 @@ def sizes(
     as_json: options.Json = False,
 ) -> None:
     """Print every member's layers, parameters, bytes and memory."""
-    from ..architecture.config import num_layers
-    from ..blueprint import imagined_pair, open_for_counting, open_teacher
+    from ..checkpoint.blueprint import imagined_pair, open_for_counting, open_teacher
     from ..checkpoint.pairing import Pairing
     from ..errors import LayerMapError
     from ..layers import order_name
+    from ..models.config import num_layers
     from ..sizing import default_context, member_sizes
     from ..units import parse_bytes
 

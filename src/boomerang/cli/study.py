@@ -46,7 +46,7 @@ def study(
     directory = Path(f"study-{Path(config).stem}") if out is None else out
     errors = Console(stderr=True, soft_wrap=True)
 
-    from ..study.run import preview, run_study
+    from ..study.execute import preview, run_study
     from ..study.summary import plan_table, summary_tables
 
     if dry_run:

@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..checkpoint.output import write_text
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    from .preflight import Plan
 
 # Loss terms of the display, in this order; the log file has all of them.
 _SHOWN = ("loss", "ce", "kl", "alignment", "eval_loss", "eval_ce", "eval_perplexity")

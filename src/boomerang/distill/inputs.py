@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..architecture.config import max_positions, num_layers
 from ..checkpoint.companions import find_companions
 from ..checkpoint.directory import read_config
-from ..checkpoint.hashing import content_hash
 from ..checkpoint.pairing import pair_up
 from ..checkpoint.resolve import resolve
 from ..errors import DataError, RecipeError
+from ..hashing import content_hash
 from ..layers import LayerMap
+from ..models.config import max_positions, num_layers
 from .recipe import Recipe
 from .sections import Data
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
-from ..architecture.modules import find_parts, layer_stack
 from ..errors import ArchitectureError
 from ..layers import LayerMap
+from ..models.modules import find_parts, layer_stack
+from ..models.runner import LAST
 from .alignment import alignment_sum
-from .members import Members
+from .live_members import Members
 from .prediction import Prediction, Targets
 from .rehearsal import refused_as_recipe, try_recomputation
 from .routes import Route, draw_route
-from .runner import LAST
 from .sections import Loss, Part
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..architecture.head import Head
-from ..architecture.matrix import Sums
+from ..models.head import Head
+from ..models.matrix import Sums
 from .losses import IGNORED, prediction_losses, shifted, sum_dtype
 from .sections import Loss
 

@@ -20,10 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-from ..architecture.config import num_layers
 from ..errors import LayerMapError, RecipeError
 from ..layers import LayerMap
-from ..order import default_order_for
+from ..models.config import num_layers
+from ..models.default_order import default_order_for
 from .fields import check_training
 from .mistakes import as_recipe_error
 from .presets import BY_ORDER, DEFAULT, Preset, by_order, read_preset, with_preset

@@ -12,20 +12,20 @@ from rich.console import Console
 from transformers import TrainingArguments
 
 from ..checkpoint.directory import read_config
+from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.resolve import resolve
 from ..errors import RecipeError
-from ..loading import load_model, load_tokenizer
 from ..student import cut
+from ..text import Rows, load_phases, load_rows, prepare_rows, rows_hash
 from .callbacks import JsonLines, ShowPlan, ShowProgress
 from .checkpointing import last_checkpoint, remove_incomplete
-from .data import Rows, load_phases, load_rows, prepare_rows, rows_hash
 from .inputs import Inputs
 from .module import DistillModule
-from .output import LOG, Output
 from .packing import check_packing
-from .plan import Plan
+from .preflight import Plan
 from .recipe import Recipe
 from .rehearsal import refused_as_recipe, rehearse
+from .run_directory import LOG, Output
 from .sharding import check_possible, refuse_other_sharding, shard
 from .signals import StopOnSignal
 from .trainer import DistillTrainer

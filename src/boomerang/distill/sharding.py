@@ -17,8 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..architecture.modules import layer_stack
 from ..errors import RecipeError
+from ..models.modules import layer_stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments

@@ -23,13 +23,13 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import BoomerangError, TrainingError
+from ..text import Rows, collate, count_tokens
+from ..text.phases import Phase, PhasedSampler
 from .checkpointing import CheckpointingTrainer
-from .data import Rows, collate, count_tokens
 from .guard import CollateNumbered, NumberedRows, StepGuard
 from .held_out import EvenRows, without_fillers
 from .losses import IGNORED, Counts, shifted, weighted_loss
 from .module import DistillModule, LossSums
-from .phases import Phase, PhasedSampler
 from .sharding import local
 from .signals import shield_workers
 

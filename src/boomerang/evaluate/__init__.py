@@ -110,14 +110,14 @@ def evaluate(
         OutputError: `out` holds an evaluation with other settings.
         ResultsError: A log-likelihood or a logit is not finite, or a file in `out` is damaged.
     """
-    from ..checkpoint.hashing import content_hash
+    from ..checkpoint.loading import load_tokenizer
     from ..checkpoint.resolve import resolve
     from ..family import Family
-    from ..loading import load_tokenizer
+    from ..hashing import content_hash
     from .arguments import measure_arguments
+    from .measure import measure
     from .parallel import is_first, own_device
     from .provenance import write_provenance
-    from .run import measure
 
     asked = measure_arguments(
         out,

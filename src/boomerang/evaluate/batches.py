@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rows import Ints, Row
+from .layout import Ints, Row
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rows import Ints
+from .layout import Ints
 
 # Logits in memory at a time, whatever the vocabulary. Accelerators need large products to be busy;
 # on a CPU blocks of 32 MiB and more are given back to the system and cleared again at each use.

@@ -11,12 +11,12 @@ import numpy as np
 from ..errors import ResultsError
 from ..family import Family
 from ..layers import Member, Order
-from .documents import Window, prepare
+from .layout import Ints
 from .perplexity import DEFAULT_WINDOW, Scores, fit_window
 from .progress import progress_bar
-from .rows import Ints
 from .scorer import Scorer
 from .statistics import Floats
+from .windows import Window, prepare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..architecture.modules import max_positions
+from ..models.modules import max_positions
 from .statistics import Estimate, Floats, exponential, ratio, scaled
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..architecture.head import Head
+from ..models.head import Head
 from .batches import make_batch
+from .layout import Row, lay_out
 from .replay import final_states
-from .rows import Row, lay_out
 from .trie import Visit
 
 _LENGTH = 8

@@ -15,10 +15,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import __version__
-from ..checkpoint.family import FamilyOnDisk
 from ..checkpoint.identity import Identity
 from ..checkpoint.jsonfile import read_bounded, read_json_object
 from ..checkpoint.output import write_text
+from ..checkpoint.sources import FamilyOnDisk
 from ..errors import BoomerangError, CheckpointError, ResultsError
 from .results import FAMILY, Row
 
@@ -232,7 +232,7 @@ def _caches(
     family: FamilyOnDisk, layers: Sequence[int], per_token: int | None
 ) -> tuple[Cache, ...] | None:
     """The cache of a member by how many tokens its layers keep."""
-    from ..architecture.cache import layer_caches
+    from ..models.kv_cache import layer_caches
 
     if per_token is None:
         return None

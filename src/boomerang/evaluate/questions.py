@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .rows import Request
+from .layout import Request
 
 Answer = tuple[float, bool] | str
 """To a token request the log-likelihood in nats and whether the continuation is the most probable

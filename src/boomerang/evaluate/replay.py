@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..architecture.modules import layer_stack
+from ..models.modules import layer_stack
 from .trie import Visit
 
 if TYPE_CHECKING:

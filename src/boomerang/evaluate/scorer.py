@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..architecture.cache import layer_caches
-from ..architecture.head import Head
 from ..errors import BoomerangError
 from ..family import Family
 from ..layers import Member
+from ..models.head import Head
+from ..models.kv_cache import layer_caches
 from .batches import Batch, make_batch, split
+from .layout import Request, Row, lay_out
 from .logprobs import target_log_probs
 from .probes import branching_row, keeps_branches_apart, replays_exactly
 from .replay import final_states
-from .rows import Request, Row, lay_out
 from .trie import Visit, walk
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..analysis.inspection import Inspection
-from ..analysis.similarity import Similarity
 from ..errors import OutputError
+from ..orders.inspection import Inspection
+from ..orders.similarity import Similarity
 from .figure import save_picture
 
 _SUFFIXES = (".png", ".svg", ".pdf")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..analysis.inspection import Inspection, Patched
 from ..layers import LayerMap
+from ..orders.inspection import Inspection, Patched
 
 
 def inspection_tables(inspection: Inspection) -> list[Table]:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .config import Study
-from .run import run_study
+from .execute import run_study
 
 __all__ = ["Study", "run_study"]

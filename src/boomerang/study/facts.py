@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..architecture.config import max_positions, num_layers, text_config
-from ..architecture.names import is_matrix
-from ..blueprint import open_teacher
+from ..checkpoint.blueprint import open_teacher
 from ..checkpoint.directory import Checkpoint
-from ..checkpoint.hashing import content_hash
 from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
 from ..demo import assets
-from ..documents import join_documents, read_documents
 from ..errors import DataError
 from ..evaluate.arguments import measure_arguments
-from ..evaluate.documents import cut_windows
 from ..evaluate.perplexity import DEFAULT_WINDOW
+from ..evaluate.windows import cut_windows
+from ..hashing import content_hash
+from ..models.config import max_positions, num_layers, text_config
+from ..models.names import is_matrix
+from ..text.documents import join_documents, read_documents
 from .config import EMBEDDED, Study
 from .costs import Shape, attention_width
 from .plan import Facts

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from ..architecture.config import num_layers
 from ..baselines.bench import Bench
-from ..baselines.cache import CACHE_FILE, Cache
 from ..baselines.naive import evaluate_naive
 from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
+from ..baselines.score_cache import CACHE_FILE, Cache
 from ..baselines.standalone import Standalone
 from ..checkpoint.directory import read_config
 from ..checkpoint.output import write_text
@@ -28,6 +27,7 @@ from ..evaluate.provenance import PROVENANCE_FILE
 from ..evaluate.results import Row
 from ..evaluate.store import SETTINGS_FILE
 from ..layers import LayerMap
+from ..models.config import num_layers
 from ..student import init_student
 from .config import DISTILLED
 from .plan import Job

@@ -13,8 +13,8 @@ from rich.text import Text
 from ..evaluate.results import Row
 from ..report.scale import show_value
 from ..units import show_count
+from .execute import headlines
 from .plan import Job, Plan
-from .run import headlines
 
 
 def summary_tables(rows: Sequence[Row]) -> list[Table]:

@@ -17,8 +17,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import handle_non_serializable
 
 from ...errors import DataError, ResultsError
+from ..layout import Request
 from ..questions import Answer, Questions, short_hash
-from ..rows import Request
 from .load import seed_everything, telling
 from .options import TaskOptions
 from .quiet import quiet, templates_once

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...documents import Messages
 from .chat import tokenise_conversation
+from .documents import Messages
 from .pack import Document
-from .sources import LONGEST
+from .streams import LONGEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...documents import Messages
-from ...errors import DataError
+from ..errors import DataError
+from .documents import Messages
 from .pack import Document
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.header import open_plain
-from .checkpoint.identity import Identity
-from .checkpoint.plan import Plan
-from .checkpoint.weights import inside
-from .errors import CheckpointError
-from .units import show_bytes, show_count
+from ..errors import CheckpointError
+from ..units import show_bytes, show_count
+from .header import open_plain
+from .identity import Identity
+from .member_plan import Plan
+from .weights import inside
 
 # Front matter is short; whatever follows is of no interest here.
 _LONGEST = 64 * 1024

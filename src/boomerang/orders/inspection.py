@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.modules import layer_stack
+from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.resolve import resolve
-from ..evaluate.documents import Text, prepare, read_documents
 from ..evaluate.perplexity import fit_window
+from ..evaluate.windows import Text, prepare, read_documents
 from ..family import Family
 from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member
-from ..loading import load_model, load_tokenizer
+from ..models.modules import layer_stack
 from .advice import Advice, advise_keep, advise_order
-from .prediction import Prediction, predictions
+from .divergence import Prediction, predictions
 from .similarity import Similarity, similarity
 
 if TYPE_CHECKING:

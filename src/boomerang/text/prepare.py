@@ -9,21 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoint.output import new_directory, write_json
-from ...errors import DataError
-from ..phases import Phase
+from ..checkpoint.output import new_directory, write_json
+from ..errors import DataError
+from .arrow import ROWS, StoredRows, write_arrow
 from .mix import interleave
 from .pack import Document, Row, packed, padded
+from .phases import Phase
 from .progress import show_tokens
 from .rows import Rows
-from .sources import read_source
-from .store import ROWS, StoredRows, write_arrow
+from .streams import read_source
 from .tokenise import tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..sections import Data, Source
+    from ..distill.sections import Data, Source
 
 RECORD = "data.json"
 # Raise it when the same text and settings make other rows than before.

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..evaluate.documents import Text
+from ..evaluate.windows import Text
 from ..family import Family
 from .distance import cosine_matrix_sum, relative_error_sum
 from .running import batches, layer_states

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...documents import Messages, document_of, in_pieces, iter_documents
-from ...errors import DataError
+from ..errors import DataError
+from .documents import Messages, document_of, in_pieces, iter_documents
 
 if TYPE_CHECKING:
-    from ..sections import Source
+    from ..distill.sections import Source
 
 # Characters that are tokenised at once: a tokenizer needs hundreds of bytes for each.
 LONGEST = 1 << 20

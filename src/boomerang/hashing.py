@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ..errors import CheckpointError
+from .errors import CheckpointError
 
 _CHUNK = 1 << 20
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from torch import nn
 
-from ..architecture.modules import layer_stack
+from ..models.modules import layer_stack
 from ..units import show_bytes, show_count
 from .flops import Matrices, flops_per_token
 from .sharding import is_sharded

@@ -9,8 +9,8 @@ from pathlib import Path
 from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member, Order
 from .directory import Checkpoint
 from .identity import Identity, identify
+from .member_plan import Pair
 from .pairing import Pairing, pair_up
-from .plan import Pair
 from .resolve import Reference, resolve
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from ..errors import DataError
 
 SEPARATOR = "<|endoftext|>"
 """Between the documents of one text file; a file without it is one document."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..documents import read_documents as read_documents
 from ..errors import DataError
+from ..text.documents import read_documents as read_documents
+from .layout import Request
 from .perplexity import Scores
-from .rows import Request
 from .statistics import Floats
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .pack import Row
 from .rows import Rows
-from .sources import import_datasets
+from .streams import import_datasets
 
 ROWS = "rows.arrow"
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..architecture.head import Head
-from ..evaluate.documents import Text
+from ..evaluate.windows import Text
+from ..models.head import Head
 from .running import Batch, batches, final_states
 
 if TYPE_CHECKING:

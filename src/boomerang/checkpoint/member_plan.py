@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..architecture.config import Config, member_config, text_config
-from ..architecture.names import output_matrix_name, translate
 from ..errors import CheckpointError
 from ..layers import LayerMap, Member, Owner
+from ..models.config import Config, member_config, text_config
+from ..models.names import output_matrix_name, translate
 from .agreement import check_agreement
 from .convert import FLOATS, pieces
 from .directory import Checkpoint

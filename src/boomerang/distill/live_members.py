@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.modules import layer_stack
-from ..architecture.shell import assemble
 from ..layers import LayerMap, Member
-from .runner import Runner
+from ..models.modules import layer_stack
+from ..models.runner import Runner
+from ..models.shell import assemble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

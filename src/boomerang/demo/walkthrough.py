@@ -12,26 +12,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..architecture.config import num_layers
 from ..baselines.naive import evaluate_naive
 from ..baselines.random import evaluate_random
 from ..build import build
 from ..checkpoint.directory import read_config
-from ..checkpoint.hashing import content_hash
 from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
 from ..checkpoint.student_config import read_student_config
 from ..distill import distill
 from ..distill.recipe import Recipe
-from ..documents import join_documents
 from ..errors import OutputError
 from ..evaluate import evaluate
 from ..evaluate.results import Row
+from ..hashing import content_hash
 from ..layers import LAST_TO_FIRST, LayerMap
-from ..order import default_order_for
+from ..models.config import num_layers
+from ..models.default_order import default_order_for
 from ..report.figure import save_figure
 from ..report.write import write_report
 from ..student import init_student
+from ..text.documents import join_documents
 from . import assets
 
 PROMPT = "It was a dark evening, and the old man"
@@ -238,7 +238,7 @@ def _cut(
 def _speak(member: Path, plan: Settings) -> str:
     import torch
 
-    from ..loading import continuation, load_model, load_tokenizer
+    from ..checkpoint.loading import continuation, load_model, load_tokenizer
 
     torch.manual_seed(plan.seed)
     return continuation(load_model(member), load_tokenizer(member), PROMPT, max_new_tokens=80)

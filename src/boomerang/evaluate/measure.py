@@ -13,7 +13,6 @@ from ..family import Family
 from ..layers import Member, Order
 from .answering import Answering, Generate
 from .beside import Beside
-from .documents import Text, default_stride, prepare, read_documents
 from .members import choose_members, size_in_memory
 from .parallel import Ranks, all_ranks
 from .perplexity import DEFAULT_WINDOW, fit_window
@@ -23,6 +22,7 @@ from .results import BITS_PER_BYTE, FAMILY, Row
 from .store import Store
 from .subject import Subject
 from .text import text_questions, text_rows
+from .windows import Text, default_stride, prepare, read_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .architecture.config import max_positions
-from .architecture.names import is_dropped
-from .checkpoint.directory import read_config
-from .checkpoint.ties import says_tied, warn_of_unused_head
-from .checkpoint.weights import read_weights
-from .errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError
+from ..models.config import max_positions
+from ..models.names import is_dropped
+from .directory import read_config
+from .ties import says_tied, warn_of_unused_head
+from .weights import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ def load_model(
 
 def _tie(model: PreTrainedModel, directory: Path) -> None:
     """Tie the matrices of a model that was just loaded; transformers leaves unlike ones apart."""
-    from .architecture.shell import same_tensor
+    from ..models.shell import same_tensor
 
     table: Any = model.get_input_embeddings()
     output: Any = model.get_output_embeddings()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .errors import OutputError
+from ..errors import OutputError
 
 
 def check_repository(repository: str) -> None:

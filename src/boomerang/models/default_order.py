@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .layers import FIRST_TO_LAST, LAST_TO_FIRST, Order, order_name
+from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, Order, order_name
 
 
 def default_order_for(config: dict[str, Any]) -> str:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..architecture.head import Head
-from ..architecture.modules import layer_stack
+from .head import Head
+from .modules import layer_stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..losses import IGNORED
+from ..distill.losses import IGNORED
 from .pack import Mask, Row, Tokens
 
 

@@ -11,19 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .architecture.config import Config, member_config, num_layers, text_config
-from .architecture.expand import with_layer_types
-from .architecture.names import Layout
-from .checkpoint.agreement import check_configs
-from .checkpoint.directory import Checkpoint, read_config
-from .checkpoint.header import DTYPE_BITS, Tensor
-from .checkpoint.jsonfile import read_json_object
-from .checkpoint.pairing import Pairing, pair_up
-from .checkpoint.plan import DTYPES, Pair
-from .checkpoint.resolve import Reference, resolve
-from .checkpoint.weights import has_all_weights, has_weights, inside
-from .errors import ArchitectureError, LayerMapError
-from .layers import LayerMap
+from ..errors import ArchitectureError, LayerMapError
+from ..layers import LayerMap
+from ..models.config import Config, member_config, num_layers, text_config
+from ..models.expand import with_layer_types
+from ..models.names import Layout
+from .agreement import check_configs
+from .directory import Checkpoint, read_config
+from .header import DTYPE_BITS, Tensor
+from .jsonfile import read_json_object
+from .member_plan import DTYPES, Pair
+from .pairing import Pairing, pair_up
+from .resolve import Reference, resolve
+from .weights import has_all_weights, has_weights, inside
 
 
 def open_for_counting(
@@ -173,7 +173,7 @@ def _on_meta(config: Config, path: Path) -> Any:
 
 
 def _describe(model: Any, config: Config, path: Path) -> tuple[dict[str, Tensor], Layout]:
-    from .architecture.modules import find_parts
+    from ..models.modules import find_parts
 
     text = text_config(config)
     keys = [part.get(key) for part in (config, text) for key in ("dtype", "torch_dtype")]
