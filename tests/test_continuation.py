@@ -40,3 +40,20 @@ def test_a_prompt_that_leaves_no_room_is_refused(
 ) -> None:
     with pytest.raises(DataError, match="and the model takes"):
         continuation(*short, 2 * PROMPT, max_new_tokens=1)
+
+
+def test_a_chat_goes_through_the_template(short: tuple[GPT2LMHeadModel, AutoTokenizer]) -> None:
+    model, tokenizer = short
+    with pytest.raises(DataError, match="no chat template; leave out --chat"):
+        continuation(model, tokenizer, "Once", max_new_tokens=1, chat=True)
+    tokenizer.chat_template = "{{ messages[0]['content'] }} up"
+    seen: list[list[int]] = []
+    model.transformer.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0][0].tolist())
+    )
+    answer = continuation(model, tokenizer, "Once", max_new_tokens=2, chat=True)
+    assert seen[0] == tokenizer("Once up", add_special_tokens=False).input_ids
+    assert answer == answer.strip()
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(DataError, match="does not take the prompt"):
+        continuation(model, tokenizer, "Once", max_new_tokens=1, chat=True)

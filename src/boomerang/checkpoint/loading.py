@@ -114,22 +114,31 @@ def continuation(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     max_new_tokens: int,
+    *,
+    chat: bool = False,
 ) -> str:
-    """What a model says after a prompt, by its own generation config.
+    """The text that a model generates after a prompt, by its own generation config.
 
     Args:
         model: Any causal language model; used with its KV cache.
         tokenizer: Its tokenizer.
         prompt: Text of at least one token.
         max_new_tokens: The most tokens to generate; fewer where the model has no positions left.
+        chat: Give the prompt as a user's message, through the tokenizer's chat template. The
+            answer comes without white space around it.
 
     Raises:
-        DataError: The prompt alone takes all of the model's positions.
+        DataError: The prompt alone takes all of the model's positions, or `chat` is given and the
+            tokenizer has no chat template, or one that does not take the message.
     """
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    if chat:
+        inputs: Any = _as_message(tokenizer, prompt)
+    else:
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    inputs = inputs.to(model.device)
     limit = max_positions(model.config.to_dict())
     if limit is not None:
-        length = inputs.input_ids.shape[1]
+        length = inputs["input_ids"].shape[1]
         if length >= limit:
             raise DataError(
                 f"the prompt has {length} tokens and the model takes {limit} in all",
@@ -143,6 +152,23 @@ def continuation(
     # Some tokenizers drop the space before the first token they decode, so decode from the start.
     before, whole = (
         str(tokenizer.decode(tokens, skip_special_tokens=True))
-        for tokens in (inputs.input_ids[0], output[0])
+        for tokens in (inputs["input_ids"][0], output[0])
     )
-    return whole[len(before) :]
+    return whole[len(before) :].strip() if chat else whole[len(before) :]
+
+
+def _as_message(tokenizer: PreTrainedTokenizerBase, prompt: str) -> Any:
+    if tokenizer.chat_template is None:
+        raise DataError("the tokenizer has no chat template", fix="leave out --chat")
+    try:
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise DataError(
+            f"the tokenizer's chat template does not take the prompt ({error})",
+            fix="leave out --chat",
+        ) from None

@@ -17,6 +17,10 @@ def generate(
         int,
         typer.Option(help="How many blocks of teacher layers to put back; 0 is the student."),
     ] = 0,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Give the prompt as a message, by the model's chat template."),
+    ] = False,
     order: options.OrderOption = None,
     keep: options.Kept = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation.")] = 64,
@@ -49,7 +53,7 @@ def generate(
     member = family.member(patch, order)
     tokenizer = load_tokenizer(teacher_directory, trust_remote_code=trust_remote_code)
     torch.manual_seed(seed)
-    text = continuation(family.model(member), tokenizer, prompt, max_new_tokens)
+    text = continuation(family.model(member), tokenizer, prompt, max_new_tokens, chat=chat)
     if order is None:
         typer.echo(str(pairing), err=True)
     typer.echo(
@@ -57,4 +61,4 @@ def generate(
         f"of {family.layers.max_patch}",
         err=True,
     )
-    typer.echo(prompt + text)
+    typer.echo(text if chat else prompt + text)
