@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,20 @@ def test_layers_that_depend_on_their_position_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ArchitectureError, match=r"lambda_init .* depends on the layer's position"):
         cut(DiffLlamaForCausalLM(config), LayerMap([0, 2, 4], 5))
+
+
+def test_config_and_tokenizer_keep_the_teachers_spelling(stories: Path, tmp_path: Path) -> None:
+    """transformers would write a name of an old version, and a token named beside, another way."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(stories, teacher)
+    config = json.loads((teacher / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key != "dtype"}
+    config |= {"torch_dtype": "float32", "rope_scaling": None, "pretraining_tp": 1}
+    (teacher / "config.json").write_text(json.dumps(config))
+    tokens = json.loads((teacher / "tokenizer_config.json").read_text())
+    (teacher / "tokenizer_config.json").write_text(json.dumps(tokens | {"pad_token": "<pad>"}))
+    out = init_student(teacher, tmp_path / "student", LayerMap([0, 2, 4], 5))
+    expected = config | {"num_hidden_layers": 3, "tie_word_embeddings": True}
+    assert json.loads((out / "config.json").read_text()) == expected
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (out / name).read_bytes() == (teacher / name).read_bytes()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint.companions import copy_companions, find_companions
+from .checkpoint.companions import find_companions
 from .checkpoint.directory import read_config
 from .checkpoint.output import new_directory
 from .checkpoint.resolve import resolve
-from .checkpoint.student_config import write_student_config
+from .checkpoint.student_config import write_student_config, write_student_files
 from .errors import LayerMapError
 from .layers import LayerMap
 from .models.config import num_layers
@@ -75,8 +75,8 @@ def init_student(
         **model_kwargs: For `from_pretrained` when the teacher is loaded.
 
     Returns:
-        `out`, with weights and config, `student_config.json`, and the teacher's tokenizer files
-        when it was loaded from a directory.
+        `out`, with weights, config and `student_config.json`. From a directory or hub id come also
+        the teacher's own tokenizer and generation files, and the config keeps its spelling.
 
     Raises:
         LayerMapError: `layers` does not fit the teacher.
@@ -87,21 +87,23 @@ def init_student(
     from .checkpoint.loading import load_model
 
     out = Path(out)
-    companions: dict[str, Path] = {}
+    source: Path | None = None
     with new_directory(out, overwrite=overwrite) as partial:
         if isinstance(teacher, str | Path):
             trust = bool(model_kwargs.get("trust_remote_code", False))
             source = resolve(teacher, trust_remote_code=trust)
             # The config tells about a wrong plan long before the weights are read.
             _check_depth(read_config(source), layers)
-            companions = find_companions(source, same_layers=False)
+            find_companions(source, same_layers=False)
             teacher = load_model(source, **model_kwargs)
         student = cut(teacher, layers)
         if random:
             student = random_like(student, seed)
         student.save_pretrained(partial)
-        write_student_config(partial, layers)
-        copy_companions(companions, partial)
+        if source is None:
+            write_student_config(partial, layers)
+        else:
+            write_student_files(partial, layers, source=source, teacher=teacher, student=student)
     return out
 
 

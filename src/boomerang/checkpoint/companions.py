@@ -66,15 +66,20 @@ def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path
     return found
 
 
-def copy_companions(companions: Mapping[str, Path], target: Path) -> None:
-    """Copy what `find_companions` found into another directory; files it already has are kept.
+def copy_companions(companions: Mapping[str, Path], target: Path, *, replace: bool = False) -> None:
+    """Copy what `find_companions` found into another directory.
+
+    Args:
+        companions: The files by their path in the directory.
+        target: The other directory.
+        replace: Overwrite files that `target` already has; by default they are kept.
 
     Raises:
         OutputError: A file cannot be written.
     """
     for name, path in companions.items():
         copy = target / name
-        if copy.exists():
+        if copy.exists() and not replace:
             continue
         try:
             copy.parent.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError
 from ..layers import LayerMap, Member, Owner
-from ..models.config import Config, member_config, text_config
+from ..models.config import Config, member_config, set_dtype, text_config
 from ..models.names import output_matrix_name, translate
 from .agreement import check_agreement
 from .convert import FLOATS, pieces
@@ -134,7 +134,7 @@ class Pair:
         spelled = {safetensors: torch for torch, safetensors in DTYPES.items()}
         written = dtype or spelled.get(self.teacher.dtype or "")
         if written is not None:
-            _set_dtype(config, written)
+            set_dtype(config, written)
         return Plan(member, tuple(items), config, tied, written)
 
     def _target(self, dtype: str | None) -> str | None:
@@ -198,11 +198,3 @@ def _dtype(tensor: Tensor, model: Tensor, target: str | None) -> str:
     if tensor.dtype in FLOATS and model.dtype in FLOATS:
         return target or model.dtype
     return tensor.dtype
-
-
-def _set_dtype(config: Config, dtype: str) -> None:
-    # transformers 5 writes "dtype", its predecessors "torch_dtype"; nested configs have their own.
-    for part in (config, text_config(config)):
-        for key in ("dtype", "torch_dtype"):
-            if key in part:
-                part[key] = dtype

@@ -1,20 +1,85 @@
-"""`student_config.json`: which teacher layers a student was cut from.
+"""A student's files beside its weights, `student_config.json` among them.
 
-The two keys are the reference's (`pruned_teacher_layers`, `copied_teacher_layers`); `order`, ours,
-is there when an order of patching was measured for this student.
+`student_config.json` says which teacher layers a student was cut from. Two of its keys are the
+reference's (`pruned_teacher_layers`, `copied_teacher_layers`); `order`, ours, is there when an
+order of patching was measured for this student.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, LayerMapError
 from ..layers import LayerMap, Order
+from ..models.config import Config, member_config, set_dtype, text_config
+from ..models.expand import with_layer_types
+from .companions import copy_companions, find_companions
+from .directory import read_config
 from .jsonfile import read_json_object
+from .output import write_json
 from .weights import inside
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 FILE_NAME = "student_config.json"
+
+
+def write_student_files(
+    directory: Path,
+    layers: LayerMap,
+    *,
+    source: Path,
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    order: Order | None = None,
+) -> None:
+    """Write all of a student's files but its weights, by the rules that `build` uses.
+
+    `config.json` is the teacher's, carried over to the kept layers; generation config, tokenizer,
+    chat template and licence are copied byte by byte. transformers would spell many of them in
+    another way than the teacher's, and the student would no longer match its teacher. Files that
+    `save_pretrained` left in the directory are replaced.
+
+    Args:
+        directory: Holds what `save_pretrained` wrote of the student.
+        layers: The teacher layers the student was cut from.
+        source: The teacher's directory.
+        teacher: The live teacher, whose class knows the layer types that its config leaves out.
+        student: The live student, whose dtype and tied matrices the config must state.
+        order: An order of patching that was measured for this student.
+
+    Raises:
+        CheckpointError: A file of the teacher cannot be read.
+        ConfigError: The config cannot be carried over.
+        OutputError: A file cannot be written.
+    """
+    config = read_config(source)
+    if _is_saved_as(config, student):
+        config = with_layer_types(config, source, live=teacher.config)
+        config = member_config(config, layers.kept, tied=_says_tied(student))
+        set_dtype(config, str(student.dtype).removeprefix("torch."))
+        write_json(directory / "config.json", config)
+    copy_companions(find_companions(source, same_layers=False), directory, replace=True)
+    write_student_config(directory, layers, order)
+
+
+def _is_saved_as(config: Config, student: PreTrainedModel) -> bool:
+    """Whether the weights of a live student are of the kind that its teacher's config names.
+
+    transformers loads the text model alone of some multimodal ones, and may quantise on loading or
+    undo a quantisation.
+    """
+    live: Any = student.config
+    quantised = any(part.get("quantization_config") for part in (config, text_config(config)))
+    same_type = live.model_type == config.get("model_type")
+    return same_type and quantised == bool(getattr(live, "quantization_config", None))
+
+
+def _says_tied(model: PreTrainedModel) -> bool:
+    return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
 def write_student_config(directory: Path, layers: LayerMap, order: Order | None = None) -> None:

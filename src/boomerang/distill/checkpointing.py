@@ -16,7 +16,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..checkpoint.output import new_directory
-from ..checkpoint.student_config import write_student_config
+from ..checkpoint.student_config import write_student_config, write_student_files
 from ..checkpoint.weights import read_weights
 from .sharded_optimizer import load_optimizer, load_whole_optimizer, save_optimizer
 from .sharding import is_sharded, load_whole_weights, whole_weights
@@ -81,6 +81,8 @@ class CheckpointingTrainer(Trainer):
     """
 
     module: DistillModule
+    # The teacher's directory: the student gets its config and tokenizer files from there.
+    source: Path | None = None
     _partial: Path | None = None
 
     @property
@@ -101,10 +103,16 @@ class CheckpointingTrainer(Trainer):
             directory: Where to.
             weights: As `student_weights` gathers them; None where the student is whole.
         """
-        self.module.student.save_pretrained(directory, state_dict=weights)
+        teacher, student, layers = self.module.teacher, self.module.student, self.module.layers
+        student.save_pretrained(directory, state_dict=weights)
+        if self.source is not None:
+            write_student_files(
+                directory, layers, source=self.source, teacher=teacher, student=student
+            )
+            return
         if self.processing_class is not None:
             self.processing_class.save_pretrained(directory)
-        write_student_config(directory, self.module.layers)
+        write_student_config(directory, layers)
 
     def save_state(self) -> Path:
         """Make a checkpoint of the present state, as at the steps for which one is planned."""

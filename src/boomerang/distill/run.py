@@ -184,6 +184,7 @@ def prepare(
             members=recipe.members(layers),
             phases=load_phases(recipe.data, Output(recipe).data),
         )
+    trainer.source = inputs.teacher
     rehearse(trainer)
     return trainer
 

@@ -162,6 +162,9 @@ class Output:
         with new_directory(complete, overwrite=True) as partial:
             save(partial)
         for file in sorted(complete.iterdir(), key=lambda path: path.name == _CONFIG):
+            # A folder takes no other one's place.
+            if file.is_dir():
+                shutil.rmtree(self.path / file.name, ignore_errors=True)
             file.replace(self.path / file.name)
         complete.rmdir()
 

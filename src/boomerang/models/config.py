@@ -181,6 +181,20 @@ def member_config(teacher: Config, teacher_layers: Sequence[int], *, tied: bool)
     return config
 
 
+def set_dtype(config: Config, dtype: str) -> None:
+    """Let a config state another dtype of the weights, wherever it states one.
+
+    Args:
+        config: A `config.json`; changed in place.
+        dtype: torch's name of it.
+    """
+    # transformers 5 writes "dtype", its predecessors "torch_dtype"; nested configs have their own.
+    for part in (config, text_config(config)):
+        for key in ("dtype", "torch_dtype"):
+            if key in part:
+                part[key] = dtype
+
+
 def _carry_over(text: Config, key: str, layers: Sequence[int], total: int) -> None:
     value = text[key]
     if key in _SPECIAL:

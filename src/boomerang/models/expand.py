@@ -11,11 +11,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from .config import PER_LAYER_LISTS, PERIODIC_RULES, Config, num_layers, text_config
 from .layer_types import ALL_ALIKE, known_layer_types
 from .values import check_values
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # For the process that asks transformers: it takes 3 s and 250 MB on an idle machine.
 _SECONDS = 120
@@ -51,13 +55,16 @@ print(answer)
 """
 
 
-def with_layer_types(config: Config, directory: Path) -> Config:
+def with_layer_types(
+    config: Config, directory: Path, *, live: PretrainedConfig | None = None
+) -> Config:
     """A config in which every list with an entry per layer is there.
 
     Args:
         config: A `config.json`, as read.
         directory: The checkpoint it is from, or the file itself: what transformers reads where the
             config leaves its layer types open.
+        live: What transformers has read there, if it has.
 
     Returns:
         The config itself, or a copy with the lists that its class computes.
@@ -74,7 +81,10 @@ def with_layer_types(config: Config, directory: Path) -> Config:
             return {**config, "layer_types": types}
     if not leaves_types_open(config):
         return config
-    nested, seen = _seen(directory)
+    if live is None:
+        nested, seen = _seen(directory)
+    else:
+        nested, seen = "text_config" in live.sub_configs, live.get_text_config().to_dict()
     if _holds_text_config(config) and (text is config or not nested):
         raise ConfigError(
             f"its config gives the number of layers ({count}) where transformers does not look",
