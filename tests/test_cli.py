@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -113,3 +115,83 @@ def test_generate_tries_a_size(stories: Path, student: Path) -> None:
     assert done.stdout.startswith("Once upon a time")
     assert "5 of 5 layers" in done.stderr
     assert len(done.stdout) > len("Once upon a time\n")
+
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizerFast
+
+Path(r"{marker}").write_text("ran")
+
+
+class Config(LlamaConfig):
+    model_type = "code_of_its_own"
+
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+
+
+class Tokenizer(LlamaTokenizerFast):
+    pass
+"""
+
+
+def with_code(source: Path, target: Path, marker: Path) -> Path:
+    """A copy of a checkpoint that brings Python code along, which leaves a marker when it runs."""
+    shutil.copytree(source, target)
+    (target / "code.py").write_text(CODE.format(marker=marker))
+    classes = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    changes = {
+        "config.json": {"model_type": "code_of_its_own", "auto_map": classes},
+        "tokenizer_config.json": {
+            "tokenizer_class": "Tokenizer",
+            "auto_map": {"AutoTokenizer": ["code.Tokenizer", "code.Tokenizer"]},
+        },
+    }
+    for name, change in changes.items():
+        content = json.loads((target / name).read_text())
+        (target / name).write_text(json.dumps(content | change))
+    return target
+
+
+def test_code_of_a_checkpoint_never_runs_unless_trusted_whatever_standard_input_says(
+    stories: Path, student: Path, tmp_path: Path
+) -> None:
+    marker, out, text = tmp_path / "marker", tmp_path / "out", tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a boat. " * 200)
+    teacher = with_code(stories, tmp_path / "teacher", marker)
+    ours = with_code(student, tmp_path / "student", marker)
+    built = tmp_path / "built"
+    run("build", teacher, ours, built, "--patch", "1")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    # A type that transformers knows, but not as a causal model: it would take the checkpoint's.
+    config = json.loads((teacher / "config.json").read_text()) | {"model_type": "t5"}
+    (alone / "config.json").write_text(json.dumps(config))
+    commands = [
+        ["generate", teacher, ours, "Once"],
+        ["init", teacher, out],
+        ["evaluate", teacher, ours, out, "--text", text],
+        ["distill", teacher, out, "--data", text, "--set", "training.max_steps=1"],
+        ["verify", built],
+        ["sizes", alone],
+        ["inspect", teacher, "--text", text],
+        ["init", teacher, tmp_path / "trusted", "--trust-remote-code"],
+    ]
+    # One process for all, because importing torch takes longer than any of them.
+    program = (
+        "import sys; from pathlib import Path; from boomerang.cli import main\n"
+        f"for command in {[list(map(str, each)) for each in commands]}:\n"
+        "    try: main(command)\n"
+        f"    except SystemExit as end: print(end.code, Path({str(marker)!r}).exists())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input="y\n" * 99,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ends = [line for line in done.stdout.splitlines() if line.endswith(("True", "False"))]
+    assert ends == ["2 False"] * 7 + ["None True"], done.stderr

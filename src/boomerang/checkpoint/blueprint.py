@@ -164,7 +164,9 @@ def _on_meta(config: Config, path: Path) -> Any:
         raise ArchitectureError(f"model_type {kind!r} is not known to transformers", where=path)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind].from_dict(config))
+            return AutoModelForCausalLM.from_config(
+                CONFIG_MAPPING[kind].from_dict(config), trust_remote_code=False
+            )
     except (ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ArchitectureError(

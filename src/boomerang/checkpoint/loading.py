@@ -22,6 +22,7 @@ def load_model(
     *,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
     **model_kwargs: Any,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode.
@@ -30,6 +31,7 @@ def load_model(
         directory: A local checkpoint directory.
         dtype: Floating-point type of the weights; by default the checkpoint's own.
         device: Where the weights go; by default the CPU.
+        trust_remote_code: Run Python code that comes with the checkpoint.
         **model_kwargs: For `from_pretrained`, such as `attn_implementation` or `device_map`.
 
     Raises:
@@ -51,6 +53,8 @@ def load_model(
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            # Always a boolean: transformers takes None as "ask on standard input".
+            trust_remote_code=trust_remote_code,
             **model_kwargs,
         )
     except Exception as error:  # whatever a broken config or file makes of transformers' code
@@ -93,8 +97,12 @@ def _tie(model: PreTrainedModel, directory: Path) -> None:
     model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
 
 
-def load_tokenizer(directory: Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a checkpoint.
+
+    Args:
+        directory: A local checkpoint directory.
+        trust_remote_code: Run Python code that comes with the checkpoint.
 
     Raises:
         CheckpointError: There is none, or it cannot be read.
@@ -102,7 +110,9 @@ def load_tokenizer(directory: Path, **kwargs: Any) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, **kwargs)
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise CheckpointError(
             f"has no readable tokenizer ({type(error).__name__})", where=directory

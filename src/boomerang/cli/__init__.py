@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -72,11 +72,18 @@ def _common(
     pass
 
 
-def main() -> None:
-    """Run the command line: a user's mistake is one line on standard error and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: a user's mistake is one line on standard error and exit code 2.
+
+    Args:
+        arguments: By default those of this process.
+    """
     warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(
+            list(sys.argv[1:] if arguments is None else arguments) or ["--help"],
+            standalone_mode=False,
+        )
     except BoomerangError as error:
         code = _say(str(error), 2)
     except _UsageError as error:

@@ -150,13 +150,14 @@ def model_kwargs(
     import torch
 
     quiet()
-    kwargs: dict[str, Any] = {"device": pick_device(device)}
+    kwargs: dict[str, Any] = {
+        "device": pick_device(device),
+        "trust_remote_code": trust_remote_code,
+    }
     if dtype is not None:
         kwargs["dtype"] = getattr(torch, dtype)
     if attention is not None:
         kwargs["attn_implementation"] = attention
-    if trust_remote_code:
-        kwargs["trust_remote_code"] = True
     return kwargs
 
 

@@ -39,11 +39,11 @@ class ModelOptions(Section):
     trust_remote_code: bool = False
 
     def for_tokenizer(self) -> dict[str, Any]:
-        """Keyword arguments of the tokenizer's `from_pretrained`; none where nothing is set."""
-        return {"trust_remote_code": True} if self.trust_remote_code else {}
+        """Keyword arguments of `load_tokenizer`."""
+        return {"trust_remote_code": self.trust_remote_code}
 
     def for_model(self) -> dict[str, Any]:
-        """The same for a model."""
+        """Keyword arguments of `load_model`."""
         if self.attn_implementation is None:
             return self.for_tokenizer()
         return {"attn_implementation": self.attn_implementation, **self.for_tokenizer()}
