@@ -13,8 +13,8 @@ from boomerang.baselines.naive import cut_hash, evaluate_naive, naive_family
 from boomerang.baselines.random import evaluate_random
 from boomerang.checkpoint.loading import load_model
 from boomerang.evaluate.results import Row, read_results
-from boomerang.evaluate.windows import read_documents
 from boomerang.hashing import content_hash
+from boomerang.text.documents import read_documents
 
 LAYERS = LayerMap((0, 2, 4), 5)
 SETTINGS: dict[str, Any] = {"window": 64, "order": "first-to-last"}

@@ -31,8 +31,8 @@ from boomerang.distill import Recipe
 from boomerang.errors import BoomerangError, LayerMapError, OutputError, RecipeError
 from boomerang.evaluate.members import evaluate_family
 from boomerang.evaluate.results import Row, current, read_results
-from boomerang.evaluate.windows import read_documents
 from boomerang.hashing import content_hash
+from boomerang.text.documents import read_documents
 
 LAYERS = LayerMap((0, 2, 4), 5)
 SETTINGS: dict[str, Any] = {"window": 64}

@@ -21,8 +21,8 @@ from boomerang.baselines.scores import PlanScores, sample
 from boomerang.baselines.search import reasonable, search
 from boomerang.baselines.shortgpt import block_influence, remove_lowest
 from boomerang.errors import ArchitectureError, LayerMapError, ResultsError
-from boomerang.evaluate.windows import Text, Window
 from boomerang.models.modules import layer_stack
+from boomerang.text.windows import Text, Window
 from tiny_models import ARCHITECTURES, tiny_model
 
 TOKENS = torch.arange(3, 23)[None]

@@ -17,8 +17,9 @@ from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.losses import IGNORED, shifted
 from boomerang.distill.recipe import Data, Recipe
 from boomerang.errors import DataError
-from boomerang.text import collate, count_tokens, load_rows, prepare_rows
-from boomerang.text.chat import tokenise_conversation
+from boomerang.text.prepare import load_rows, prepare_rows
+from boomerang.text.rows import collate, count_tokens
+from boomerang.text.tokenise import tokenise_conversation
 
 TALK = [
     {"role": "system", "content": "Be brief."},

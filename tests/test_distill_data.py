@@ -19,18 +19,11 @@ from boomerang.distill.inputs import Inputs
 from boomerang.distill.losses import IGNORED
 from boomerang.distill.recipe import Data, Recipe
 from boomerang.errors import DataError, RecipeError
-from boomerang.evaluate import windows as measuring
 from boomerang.layers import LayerMap
-from boomerang.text import (
-    Rows,
-    collate,
-    count_tokens,
-    load_rows,
-    prepare_rows,
-    progress,
-    rows_hash,
-)
+from boomerang.text import prepare
 from boomerang.text.documents import SEPARATOR, read_documents
+from boomerang.text.prepare import load_rows, prepare_rows, rows_hash
+from boomerang.text.rows import Rows, collate, count_tokens
 
 TEXTS = (
     "Once upon a time there was a cat.",
@@ -134,7 +127,7 @@ def test_the_reference_cuts_documents_off_and_never_predicts_their_end(
 
 
 def test_training_and_measuring_have_the_same_documents(text: str, read: Any) -> None:
-    assert read_documents([text]) == measuring.read_documents([text]) == list(TEXTS)
+    assert read_documents([text]) == list(TEXTS)
     rows, _ = read(files=[text], sequence_length=64, packing=False)
     assert len(rows) == len(TEXTS)
 
@@ -403,7 +396,8 @@ import numpy as np, torch
 from pathlib import Path
 from transformers import TrainingArguments
 import boomerang.distill, boomerang.distill.run, boomerang.text.prepare
-from boomerang.text import Rows, prepare_rows
+from boomerang.text.prepare import prepare_rows
+from boomerang.text.rows import Rows
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Data, Loss
 from boomerang.distill.trainer import DistillTrainer
@@ -438,7 +432,7 @@ def test_ready_rows_are_trained_on_without_the_library_datasets(tmp_path: Path, 
 def test_a_long_preparation_says_how_far_it_is(
     text: str, read: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    monkeypatch.setattr(prepare, "_INTERVAL", 0.0)
     read(files=[text], sequence_length=8, say=lambda line: None)
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -23,7 +23,7 @@ from boomerang.distill.recipe import Loss, Recipe
 from boomerang.distill.run import training_arguments
 from boomerang.distill.trainer import DistillTrainer
 from boomerang.student import cut
-from boomerang.text import collate
+from boomerang.text.rows import collate
 from test_distill_training import rows_of
 from tiny_models import tiny_pair
 

@@ -9,8 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boomerang.text.mix import interleave
-from boomerang.text.pack import Document, Row, packed, padded
+from boomerang.text.pack import Document, Row, interleave, packed, padded
 
 LENGTHS = st.lists(st.integers(1, 30), max_size=40)
 PADDING = 10_000

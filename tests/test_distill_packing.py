@@ -13,8 +13,8 @@ import boomerang
 from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.packing import check_packing
 from boomerang.errors import RecipeError
-from boomerang.text import Rows, collate
 from boomerang.text.pack import Document, Row, packed
+from boomerang.text.rows import Rows, collate
 from tiny_models import ARCHITECTURES, tiny_model
 
 # Attention without a look at positions, a recurrent state, and learned positions by attention mask.

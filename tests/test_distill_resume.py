@@ -14,7 +14,7 @@ import boomerang
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Recipe
 from boomerang.errors import DataError
-from boomerang.text import load_phases, load_rows
+from boomerang.text.prepare import load_phases, load_rows
 
 # The rows of each step's micro-batches, each row as its tokens.
 Seen = dict[int, list[tuple[int, ...]]]

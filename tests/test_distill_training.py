@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Loss
 from boomerang.distill.trainer import DistillTrainer
-from boomerang.text import Rows
+from boomerang.text.rows import Rows
 from tiny_models import tiny_pair
 
 ALL = Loss(ce=1, kl=1, alignment=10)

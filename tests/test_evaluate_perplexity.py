@@ -18,8 +18,9 @@ from boomerang import Family, LayerMap
 from boomerang.errors import ResultsError
 from boomerang.evaluate.members import evaluate_family, score_windows
 from boomerang.evaluate.perplexity import Scores, fit_window
-from boomerang.evaluate.windows import Text, cut_windows, prepare, read_documents
 from boomerang.student import cut
+from boomerang.text.documents import read_documents
+from boomerang.text.windows import Text, cut_windows, prepare
 
 
 def _text(documents: list[list[int]], window: int, stride: int) -> Text:
@@ -36,7 +37,7 @@ def _score(model: PreTrainedModel, text: Text, batch_size: int | None = None) ->
         family, family.layers.members(), text.windows, batch_size=batch_size
     ):
         nll[:, windows] = values
-    return text.scores(nll[0])
+    return Scores.of(text, nll[0])
 
 
 @settings(max_examples=20)

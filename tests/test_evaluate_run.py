@@ -20,8 +20,8 @@ from boomerang.evaluate.members import evaluate_family
 from boomerang.evaluate.results import Row, current, read_results
 from boomerang.evaluate.scorer import Scorer
 from boomerang.evaluate.statistics import paired_difference
-from boomerang.evaluate.windows import read_documents
 from boomerang.hashing import content_hash
+from boomerang.text.documents import read_documents
 
 LAYERS = LayerMap((0, 2, 4), 5)
 # The members along the order, by their layers: what is patched.

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from boomerang.errors import DataError
-from boomerang.evaluate.windows import cut_windows, prepare, read_documents
+from boomerang.text.documents import read_documents
+from boomerang.text.windows import cut_windows, prepare
 
 
 @st.composite

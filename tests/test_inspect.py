@@ -13,12 +13,12 @@ import torch
 
 from boomerang import Family, LayerMap
 from boomerang.errors import OutputError
-from boomerang.evaluate.windows import Text, Window
 from boomerang.orders.advice import advise_keep, advise_order
 from boomerang.orders.divergence import predictions
 from boomerang.orders.inspection import Inspection, inspect_family, inspect_teacher
 from boomerang.orders.similarity import similarity
 from boomerang.report.heatmap import save_heatmap
+from boomerang.text.windows import Text, Window
 from tiny_models import tiny_model, tiny_pair
 
 KEPT = LayerMap((0, 1, 3, 5), 7)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluate.perplexity import fit_window
-from ..evaluate.windows import Text, prepare, read_documents
 from ..models.modules import layer_stack
+from ..text.documents import read_documents
+from ..text.windows import Text, prepare
 from . import laco, shortgpt
 from .combination import Plan, describe, model_hash
 from .combine import combine

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..evaluate.windows import Text
 from ..orders.distance import cosine_sum
 from ..orders.divergence import predictions
 from ..orders.running import batches, final_states
+from ..text.windows import Text
 from .combination import Plan, describe
 from .combine import can_combine, combine
 from .score_cache import Cache

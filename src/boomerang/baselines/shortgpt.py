@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import LayerMapError
-from ..evaluate.windows import Text
 from ..models.modules import layer_stack
 from ..orders.distance import cosine_sum
 from ..orders.running import batches, final_states, watched
+from ..text.windows import Text
 from .combination import Plan, keep
 
 if TYPE_CHECKING:

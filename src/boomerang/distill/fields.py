@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from .mistakes import complaint, hint
+from ..settings import complaint, hint
 
 _SHARDING = "it knows no teacher; `shard: true` divides both models over the processes"
 

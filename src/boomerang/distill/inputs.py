@@ -15,8 +15,8 @@ from ..errors import DataError, RecipeError
 from ..hashing import content_hash
 from ..layers import LayerMap
 from ..models.config import max_positions, num_layers
+from ..text.sources import Data
 from .recipe import Recipe
-from .sections import Data
 
 _BLOCK = 1 << 20
 # Beside a tokenizer, and no part of it.

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..text.rows import IGNORED as IGNORED
 from .sections import Loss
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .reading import read_yaml
+from ..settings import read_yaml
 
 Preset = Literal["boomerang", "paper", "reference", "adapt"]
 DEFAULT: Preset = "boomerang"

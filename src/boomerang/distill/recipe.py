@@ -24,11 +24,11 @@ from ..errors import LayerMapError, RecipeError
 from ..layers import LayerMap
 from ..models.config import num_layers
 from ..models.default_order import default_order_for
+from ..settings import Section, as_recipe_error, overridden, read_yaml
+from ..text.sources import Data
 from .fields import check_training
-from .mistakes import as_recipe_error
 from .presets import BY_ORDER, DEFAULT, Preset, by_order, read_preset, with_preset
-from .reading import overridden, read_yaml
-from .sections import Data, Evaluate, KeepEvery, Loss, ModelOptions, Part, Section
+from .sections import Evaluate, KeepEvery, Loss, ModelOptions, Part
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

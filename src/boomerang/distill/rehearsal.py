@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import BoomerangError, RecipeError
-from .mistakes import hint
+from ..settings import hint
 
 if TYPE_CHECKING:
     from .trainer import DistillTrainer

@@ -16,7 +16,8 @@ from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.resolve import resolve
 from ..errors import RecipeError
 from ..student import cut
-from ..text import Rows, load_phases, load_rows, prepare_rows, rows_hash
+from ..text.prepare import load_phases, load_rows, prepare_rows, rows_hash
+from ..text.rows import Rows
 from .callbacks import JsonLines, ShowPlan, ShowProgress
 from .checkpointing import last_checkpoint, remove_incomplete
 from .inputs import Inputs

@@ -23,8 +23,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import BoomerangError, TrainingError
-from ..text import Rows, collate, count_tokens
-from ..text.phases import Phase, PhasedSampler
+from ..text.rows import Phase, PhasedSampler, Rows, collate, count_tokens
 from .checkpointing import CheckpointingTrainer
 from .guard import CollateNumbered, NumberedRows, StepGuard
 from .held_out import EvenRows, without_fillers

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import DataError
 from ..family import Family
 from ..layers import Member, Order
+from ..text.documents import read_documents
+from ..text.windows import Text, default_stride, prepare
 from .answering import Answering, Generate
 from .beside import Beside
 from .members import choose_members, size_in_memory
@@ -22,7 +24,6 @@ from .results import BITS_PER_BYTE, FAMILY, Row
 from .store import Store
 from .subject import Subject
 from .text import text_questions, text_rows
-from .windows import Text, default_stride, prepare, read_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,12 +11,12 @@ import numpy as np
 from ..errors import ResultsError
 from ..family import Family
 from ..layers import Member, Order
+from ..text.windows import Window, prepare
 from .layout import Ints
 from .perplexity import DEFAULT_WINDOW, Scores, fit_window
 from .progress import progress_bar
 from .scorer import Scorer
 from .statistics import Floats
-from .windows import Window, prepare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,7 +80,7 @@ def evaluate_family(
             nll[:, windows] = values
             advance(values.size)
     return [
-        MemberScore(member, *size_in_memory(family, member), text.scores(nll[index]))
+        MemberScore(member, *size_in_memory(family, member), Scores.of(text, nll[index]))
         for index, member in enumerate(chosen)
     ]
 

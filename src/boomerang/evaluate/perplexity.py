@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..models.modules import max_positions
+from ..text.windows import Text
 from .statistics import Estimate, Floats, exponential, ratio, scaled
 
 if TYPE_CHECKING:
@@ -29,6 +32,12 @@ class Scores:
     nll: Floats
     tokens: Floats
     num_bytes: int
+
+    @classmethod
+    def of(cls, text: Text, nll: Floats) -> Scores:
+        """The scores of a text from the negative log-likelihood of each window, in nats."""
+        tokens = np.array([float(len(window.targets)) for window in text.windows])
+        return cls(nll, tokens, text.num_bytes)
 
     @property
     def nats_per_token(self) -> Estimate:

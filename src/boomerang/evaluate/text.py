@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..text.windows import Text
 from .perplexity import Scores
 from .questions import Answer, Questions
 from .results import BITS_PER_BYTE, DIFFERENCE, PERPLEXITY, Row
 from .statistics import paired_difference
 from .subject import Subject
-from .windows import Text
 
 
 def text_questions(name: str, text: Text, *, window: int, stride: int) -> Questions:
@@ -63,4 +63,4 @@ def text_rows(
 
 
 def _scores(text: Text, answers: Sequence[Answer]) -> Scores:
-    return text.scores(-np.array([float(answer[0]) for answer in answers]))
+    return Scores.of(text, -np.array([float(answer[0]) for answer in answers]))

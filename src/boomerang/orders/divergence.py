@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..evaluate.windows import Text
 from ..models.head import Head
+from ..text.windows import Text
 from .running import Batch, batches, final_states
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.resolve import resolve
 from ..evaluate.perplexity import fit_window
-from ..evaluate.windows import Text, prepare, read_documents
 from ..family import Family
 from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member
 from ..models.modules import layer_stack
+from ..text.documents import read_documents
+from ..text.windows import Text, prepare
 from .advice import Advice, advise_keep, advise_order
 from .divergence import Prediction, predictions
 from .similarity import Similarity, similarity

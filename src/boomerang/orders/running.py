@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..evaluate.windows import Window
 from ..models.head import base_model
 from ..models.modules import layer_stack
+from ..text.windows import Window
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..evaluate.windows import Text
 from ..family import Family
+from ..text.windows import Text
 from .distance import cosine_matrix_sum, relative_error_sum
 from .running import batches, layer_states
 

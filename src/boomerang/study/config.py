@@ -8,12 +8,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ..distill.mistakes import as_recipe_error
 from ..distill.presets import merged
-from ..distill.reading import overridden, read_yaml
-from ..distill.sections import Section
 from ..errors import RecipeError, StudyError
 from ..evaluate.results import FAMILY, PRETRAINED
+from ..settings import Section, as_recipe_error, overridden, read_yaml
 
 Init = Literal["teacher", "random", "untrained"]
 # As much as numpy, which Trainer seeds, takes.

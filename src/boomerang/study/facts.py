@@ -15,11 +15,11 @@ from ..demo import assets
 from ..errors import DataError
 from ..evaluate.arguments import measure_arguments
 from ..evaluate.perplexity import DEFAULT_WINDOW
-from ..evaluate.windows import cut_windows
 from ..hashing import content_hash
 from ..models.config import max_positions, num_layers, text_config
 from ..models.names import is_matrix
 from ..text.documents import join_documents, read_documents
+from ..text.windows import cut_windows
 from .config import EMBEDDED, Study
 from .costs import Shape, attention_width
 from .plan import Facts

@@ -1,20 +1,7 @@
-"""Text as rows of tokens to train on.
+"""Text for training and for measuring: documents, conversations, rows of tokens, windows.
 
-`prepare_rows` makes them once, one process for all: documents from files or the hub (`sources`)
-become tokens (`tokenise`, `chat`) and rows of one length (`pack`), of several sources in given
-proportions (`mix`), in an Arrow file (`store`). `load_rows` maps them into memory. The library
-`datasets` is needed for these two alone; `Rows` over arrays do without.
+`documents` reads files, `sources` says what a recipe may name, `tokenise` turns documents into
+tokens, and `pack` turns tokens into rows of one length. `prepare` does all of this once for a run
+and writes the rows to an Arrow file, which `rows` maps into memory. `windows` cuts the text to
+measure on. Only preparing and mapping rows needs the library `datasets`; `Rows` over arrays do not.
 """
-
-from .prepare import load_phases, load_rows, prepare_rows, rows_hash
-from .rows import Rows, collate, count_tokens
-
-__all__ = [
-    "Rows",
-    "collate",
-    "count_tokens",
-    "load_phases",
-    "load_rows",
-    "prepare_rows",
-    "rows_hash",
-]

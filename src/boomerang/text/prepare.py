@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
 from ..checkpoint.output import new_directory, write_json
 from ..errors import DataError
-from .arrow import ROWS, StoredRows, write_arrow
-from .mix import interleave
-from .pack import Document, Row, packed, padded
-from .phases import Phase
-from .progress import show_tokens
-from .rows import Rows
-from .streams import read_source
+from .pack import Document, Row, interleave, packed, padded
+from .rows import ROWS, Phase, Rows, StoredRows, write_arrow
+from .sources import Data, Source, read_source
 from .tokenise import tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..distill.sections import Data, Source
-
 RECORD = "data.json"
+# Seconds between two lines of progress where there is no terminal to draw on.
+_INTERVAL = 30.0
 # Raise it when the same text and settings make other rows than before.
 _FORMAT = 1
 
@@ -154,8 +154,7 @@ def prepare_rows(
     tally = Tally()
     with new_directory(directory, overwrite=True) as partial:
         rows = make_rows(data, tokenizer, tally, reference=reference)
-        with show_tokens(tally) as shown:
-            number = write_arrow(partial / ROWS, shown(rows), data.sequence_length)
+        number = write_arrow(partial / ROWS, _shown(rows, tally), data.sequence_length)
         _check_enough(data, number)
         record = {
             "hash": content,
@@ -175,6 +174,29 @@ def prepare_rows(
             say(f"Made {parts}")
     if tally.cut_off:
         say(f"Cut off {tally.cut_off:,} of {tally.tokens:,} tokens, of documents longer than a row")
+
+
+def _shown(rows: Iterator[Row], tally: Tally) -> Iterator[Row]:
+    """The rows, while standard error shows how far the tokenising is."""
+    console = Console(stderr=True)
+    began = last = time.perf_counter()
+    columns = (SpinnerColumn(), TextColumn("tokenising: {task.fields[words]}"), TimeElapsedColumn())
+    drawn = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not drawn) as progress:
+        task = progress.add_task("", total=None, words="")
+        for row in rows:
+            now = time.perf_counter()
+            if drawn or now - last > _INTERVAL:
+                speed = tally.tokens / max(now - began, 1e-9)
+                words = (
+                    f"{tally.documents:,} documents, {tally.tokens:,} tokens, {speed:,.0f} tokens/s"
+                )
+                if drawn:
+                    progress.update(task, words=words)
+                else:
+                    console.print(f"tokenising: {words}", highlight=False)
+                    last = now
+            yield row
 
 
 def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:

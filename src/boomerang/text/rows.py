@@ -1,16 +1,27 @@
-"""Rows of tokens as tensors, and batches of them."""
+"""Rows of tokens as tensors: in memory or in an Arrow file, in batches, in the order of phases."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from ..distill.losses import IGNORED
 from .pack import Mask, Row, Tokens
+from .sources import import_datasets
+
+IGNORED = -100
+"""The label of a token that is not a target, as in transformers."""
+
+ROWS = "rows.arrow"
+
+# Tokens that are written at a time.
+_BLOCK = 1 << 20
 
 
 class Rows(Dataset[dict[str, Tensor]]):
@@ -77,6 +88,83 @@ class Rows(Dataset[dict[str, Tensor]]):
         return item
 
 
+class StoredRows(Rows):
+    """Rows of an Arrow file; what is not looked at takes no memory.
+
+    Args:
+        dataset: A `datasets.Dataset` with the columns of `Row`.
+        packed: Whether documents are told apart by `position_ids`.
+    """
+
+    def __init__(self, dataset: Any, packed: bool) -> None:
+        self._dataset = dataset
+        self._packed = packed
+
+    @classmethod
+    def open(cls, path: Path, packed: bool) -> StoredRows:
+        """Map a file that `write_arrow` wrote.
+
+        Raises:
+            DataError: The library datasets is not installed.
+        """
+        dataset = import_datasets().Dataset.from_file(str(path))
+        return cls(dataset.with_format("arrow"), packed)
+
+    @property
+    def packed(self) -> bool:
+        """Whether documents are told apart by `position_ids`, not padded to one a row."""
+        return self._packed
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def row(self, index: int) -> Row:
+        """A row as arrays."""
+        table = self._dataset[index]
+        *columns, length = (column.chunk(0) for column in table.columns)
+        tokens, starts, targets, aligned = (
+            column.flatten().to_numpy(zero_copy_only=False) for column in columns
+        )
+        return Row(tokens, starts, targets, aligned, length[0].as_py())
+
+    def part(self, begin: int, end: int) -> StoredRows:
+        """The rows from `begin` to before `end`."""
+        return StoredRows(self._dataset.select(range(begin, end)), self._packed)
+
+
+def write_arrow(path: Path, rows: Iterable[Row], length: int) -> int:
+    """Write rows to an Arrow file with a column for each field of `Row`; says how many there were.
+
+    Args:
+        path: The new file.
+        rows: Held in memory a few at a time.
+        length: Tokens in a row.
+
+    Raises:
+        DataError: The library datasets is not installed.
+    """
+    import_datasets()  # brings pyarrow along, and words for when it is missing
+    import pyarrow as pa
+
+    kinds = {"tokens": pa.int32(), "starts": pa.bool_(), "targets": pa.bool_()}
+    kinds["aligned"] = pa.bool_()
+    fields = [pa.field(name, pa.list_(kind, length)) for name, kind in kinds.items()]
+    schema = pa.schema([*fields, pa.field("length", pa.int32())])
+    rows = iter(rows)
+    number = 0
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        while block := list(islice(rows, max(1, _BLOCK // length))):
+            number += len(block)
+            *columns, lengths = zip(*block, strict=True)
+            arrays: list[Any] = [
+                pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(column)), length)
+                for column in columns
+            ]
+            arrays.append(pa.array(lengths, pa.int32()))
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return number
+
+
 def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Stack rows to a batch `[B, S]`, without `position_ids` that say nothing.
 
@@ -108,3 +196,48 @@ def _positions(starts: Mask) -> np.ndarray:
 def _all_real(row: dict[str, Tensor]) -> Tensor:
     mask = row.get("attention_mask")
     return torch.ones_like(row["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+class Phase(NamedTuple):
+    """Rows that stand together in the text, and are seen together.
+
+    Attributes:
+        rows: How many there are.
+        share: Of the whole run; the shares of all phases are 1 together.
+    """
+
+    rows: int
+    share: float
+
+
+class PhasedSampler(Sampler[int]):
+    """The rows of a whole run, one phase after the other, each phase's in random order.
+
+    A phase whose share is more than it has rows begins anew, in another order; of one whose share
+    is less, some rows are not seen.
+
+    Args:
+        phases: In their order, which is that of their rows.
+        total: The rows that the run sees.
+        seed: Decides the order.
+    """
+
+    def __init__(self, phases: Sequence[Phase], total: int, seed: int) -> None:
+        self.phases = phases
+        self.total = total
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        begin, seen, share = 0, 0, 0.0
+        for phase in self.phases:
+            share += phase.share
+            end = round(self.total * share)
+            while seen < end:
+                order = torch.randperm(phase.rows, generator=generator)[: end - seen]
+                yield from (order + begin).tolist()
+                seen += len(order)
+            begin += phase.rows

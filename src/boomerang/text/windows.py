@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import DataError
-from ..text.documents import read_documents as read_documents
-from .layout import Request
-from .perplexity import Scores
-from .statistics import Floats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +31,7 @@ class Window:
         return len(self.inputs) - len(self.targets)
 
     @property
-    def request(self) -> Request:
+    def request(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The window as a context and the continuation that is scored."""
         return self.inputs[: self.start + 1], self.targets
 
@@ -53,11 +47,6 @@ class Text:
 
     windows: tuple[Window, ...]
     num_bytes: int
-
-    def scores(self, nll: Floats) -> Scores:
-        """What negative log-likelihoods by window, in nats, say of the model they are from."""
-        tokens = np.array([float(len(window.targets)) for window in self.windows])
-        return Scores(nll, tokens, self.num_bytes)
 
     @property
     def hash(self) -> str:

@@ -1,0 +1,198 @@
+"""Settings from YAML files: reading, single values that replace others, and errors in one line."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from .errors import RecipeError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+
+class Section(BaseModel):
+    """A frozen set of known keys; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as most people mean it.
+
+    YAML 1.1 reads `2e-3` as text and `no` (as in `save_strategy: no`) as false; here they are a
+    number and a word. Of a key that is given twice PyYAML silently keeps the last; here that is an
+    error.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        character: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
+        for character, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node; raises `RecipeError` for a key that is given twice."""
+        first: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
+            if name in first:
+                raise RecipeError(
+                    f"line {line}: {key.value} is given twice, first in line {first[name]}",
+                    fix="remove one of the two",
+                )
+            first[name] = line
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Raises:
+        RecipeError: The file cannot be read, is not YAML, holds no keys, or one of them twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot be read ({error.strerror})", where=path) from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"is not YAML ({_one_line(error)})", where=path) from None
+    content = _load(text, path)
+    if not isinstance(content, dict):
+        raise RecipeError("holds no keys", where=path, fix="write `teacher: ...` and so on")
+    return content
+
+
+def overridden(content: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of keys with some values replaced.
+
+    Args:
+        content: The keys.
+        settings: `key=value` each: a key with dots for what is nested, a value in YAML.
+
+    Raises:
+        RecipeError: A setting is not of this form.
+    """
+    result = copy.deepcopy(content)
+    for setting in settings:
+        _override(result, setting)
+    return result
+
+
+def _override(content: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
+        raise RecipeError(f"{setting!r} is no setting", fix="write key=value, such as loss.kl=1")
+    value = _load(text, key)
+    target = content
+    for part in path[:-1]:
+        inner = target.get(part)
+        inner = {} if inner is None else inner
+        if not isinstance(inner, dict):
+            raise RecipeError(f"{part} has no keys of its own", where=key)
+        target[part] = inner
+        target = inner
+    target[path[-1]] = value
+
+
+def _load(text: str, where: object) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecipeError as error:
+        raise RecipeError(error.what, where=where, fix=error.fix) from None
+    # A date such as 2026-13-45 is a plain ValueError, a key that is a list a TypeError.
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise RecipeError(f"is not YAML ({_one_line(error)})", where=where) from None
+    except RecursionError:
+        raise RecipeError("is not YAML (nested too deeply)", where=where) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def as_recipe_error(error: ValidationError, model: type[BaseModel]) -> RecipeError:
+    """The most telling of pydantic's complaints: the key, what is wrong, and what is allowed.
+
+    Args:
+        error: What pydantic raised.
+        model: The class of the settings, whose keys are suggested.
+    """
+    # Among the alternatives of a union the one that was meant got furthest.
+    first = max(error.errors(), key=lambda complaint: len(complaint["loc"]))
+    path = _path(first["loc"], model)
+    key = ".".join(path) or None
+    if first["type"] == "extra_forbidden":
+        allowed = _keys(path[:-1], model)
+        words = hint(path[-1], allowed) or f"; allowed are {', '.join(allowed)}"
+        return RecipeError(f"unknown key{words}", where=key)
+    if first["type"] == "missing":
+        return RecipeError("is missing", where=key)
+    if first["type"] == "value_error":
+        return RecipeError(str(first["ctx"]["error"]), where=key)
+    return RecipeError(complaint(first), where=key)
+
+
+def hint(key: str, allowed: Iterable[str]) -> str:
+    """The allowed key that was probably meant, as the end of a sentence; may be empty."""
+    near = difflib.get_close_matches(key, list(allowed), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def complaint(error: ErrorDetails) -> str:
+    """What pydantic says about a value, with the value."""
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{message}, not {error['input']!r}"
+
+
+def _path(location: Sequence[int | str], model: type[BaseModel]) -> list[str]:
+    """A place as a user writes it: without the names of a union's alternatives."""
+    path: list[str] = []
+    for part in location:
+        name = str(part)
+        tag = bool(path) and ("[" in name or name in {m.__name__ for m in _nested(model)})
+        if not tag:
+            path.append(name)
+    return path
+
+
+def _keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
+    """The keys that are allowed at a place."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = [] if field is None else list(_models(field.annotation))
+        if inner:
+            model = inner[-1]
+    return list(model.model_fields)
+
+
+def _nested(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """All models that the fields of a model are made of."""
+    direct = {m for field in model.model_fields.values() for m in _models(field.annotation)}
+    return direct.union(*map(_nested, direct))
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

@@ -1,0 +1,179 @@
+"""Where text comes from: what a recipe says under `data`, and the documents of each source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from ..errors import DataError
+from ..settings import Section
+from .documents import Messages, document_of, in_pieces, iter_documents
+
+Files = Annotated[list[str], Field(min_length=1)]
+
+# Characters that are tokenised at once: a tokenizer needs hundreds of bytes for each.
+LONGEST = 1 << 20
+
+
+class Source(Section):
+    """One source of text among several: files, or a data set on the hub.
+
+    Args:
+        files: As in `Data`.
+        dataset: The id of a data set on the hub, whose rows have `text` or `messages`. It is
+            streamed: of a large one only what is used is downloaded.
+        name: The data set's configuration, if it has several.
+        split: Its split, `train` by default.
+        revision: Its branch, tag or commit. Only a commit names the same text for ever.
+        tokens: Go no further than the document that makes it so many tokens; by default the source
+            is read to its end.
+        weight: The share of this source in the rows; see `Data`.
+        phase: When in the run they come, counted from 1; see `Data`.
+    """
+
+    files: Files | None = None
+    dataset: str | None = None
+    name: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    phase: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Source:
+        if (self.files is None) == (self.dataset is None):
+            raise ValueError("a source is given by either `files` or `dataset`: give just one")
+        if self.files is not None and (self.name or self.split or self.revision):
+            raise ValueError("name, split and revision go with `dataset`, not with `files`")
+        return self
+
+    @property
+    def described(self) -> str:
+        """The source in a word or two."""
+        if self.files is not None:
+            return ", ".join(self.files)
+        parts = (self.dataset, self.name, self.split)
+        named = " ".join(part for part in parts if part is not None)
+        return named if self.revision is None else f"{named}@{self.revision}"
+
+
+class Data(Section):
+    """The text to train on, given by `files` or by `sources`.
+
+    Several sources are mixed row by row: after any number of rows each source has given its
+    `weight` over the sum of all weights, as evenly as whole rows allow, so that a weight is a share
+    of the tokens (padding counted). The mix ends with the source that runs out first; what is left
+    of the others is not used, and nothing is repeated. So the rows do not depend on the seed; it
+    decides their order in training.
+
+    Sources of several phases are mixed phase by phase, and a run goes through one phase after the
+    other. A phase has the share of the run's rows that its sources' weights have in the sum of all.
+
+    Args:
+        files: UTF-8 text: a document each, or several with `<|endoftext|>` between them. Or
+            `.jsonl` and `.parquet` files with a document in each line or row: a string `text`, or a
+            list `messages`, a conversation, of which only what the assistant says is learned.
+        sources: Files and data sets, to be mixed.
+        sequence_length: Tokens in a row, at most as many as the teacher has positions for.
+        packing: Documents one after the other, cut into full rows; a conversation is not cut if it
+            fits a row. Otherwise a document a row, padded, or several rows where it is longer. Not
+            every architecture keeps packed documents apart; one that does not is refused.
+        held_out: Rows at the end of the text that are not trained on but kept for evaluation.
+    """
+
+    files: Files | None = None
+    sources: Annotated[list[Source], Field(min_length=1)] | None = None
+    sequence_length: Annotated[int, Field(ge=2)]
+    packing: bool = True
+    held_out: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if (self.files is None) == (self.sources is None):
+            raise ValueError("the text is given by either `files` or `sources`: give just one")
+        found = {source.phase for source in self.all_sources}
+        if found != set(range(1, len(found) + 1)):
+            raise ValueError(f"phases are {sorted(found)}: count them from 1, leaving none out")
+        return self
+
+    @property
+    def all_sources(self) -> list[Source]:
+        """The sources; plain `files` are one."""
+        return [Source(files=self.files)] if self.sources is None else self.sources
+
+    @property
+    def phases(self) -> list[list[int]]:
+        """The sources of each phase, by their place in `all_sources`."""
+        sources = self.all_sources
+        last = max(source.phase for source in sources)
+        return [
+            [i for i, source in enumerate(sources) if source.phase == phase]
+            for phase in range(1, last + 1)
+        ]
+
+
+def read_source(source: Source) -> Iterator[tuple[str, str | Messages]]:
+    """The documents of a source in order, each with the place that errors name.
+
+    One is read at a time. A text of more than 1,048,576 characters is given in several pieces, as
+    `iter_documents` says.
+
+    Raises:
+        DataError: A file cannot be read, the data set cannot be streamed, or a document has neither
+            `text` nor `messages`.
+    """
+    if source.dataset is not None:
+        yield from _stream(source)
+        return
+    for path in map(Path, source.files or ()):
+        for number, document in enumerate(iter_documents(path, LONGEST), 1):
+            yield f"{path}, document {number}", document
+
+
+def _stream(source: Source) -> Iterator[tuple[str, str | Messages]]:
+    datasets = import_datasets()
+    place = f"data set {source.described}"
+    number = 0
+    try:
+        records: Any = datasets.load_dataset(
+            source.dataset,
+            source.name,
+            split=source.split or "train",
+            revision=source.revision,
+            streaming=True,
+        )
+        for record in records:
+            number += 1
+            where = f"{place}, row {number}"
+            for piece in in_pieces(document_of(record, where), LONGEST):
+                yield where, piece
+    except DataError:
+        raise
+    except Exception as error:  # of the network, the hub, or any of many file formats
+        reason = " ".join(str(error).split())
+        at = f" after {number} rows" if number else ""
+        raise DataError(
+            f"cannot be streamed{at} ({type(error).__name__}: {reason})",
+            where=place,
+            fix="see that the hub can be reached and has it, or give `files`",
+        ) from error
+
+
+def import_datasets() -> Any:
+    """The `datasets` library, which nothing but the preparation of data needs.
+
+    Raises:
+        DataError: It is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            "text is prepared with the library datasets, which is not installed",
+            fix="pip install datasets",
+        ) from None
+    return datasets
