@@ -279,6 +279,23 @@ def test_memory_is_weights_cache_and_overhead() -> None:
         assert row.memory == row.bytes + row.kv_bytes + int(OVERHEAD * row.bytes)
 
 
+def test_the_cache_of_a_layer_is_read_once_however_many_members(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from boomerang.models import kv_cache
+
+    read: list[int] = []
+    plain = kv_cache._layer_cache
+
+    def counted(text: dict[str, Any], index: int, count: int) -> kv_cache.LayerCache:
+        read.append(index)
+        return plain(text, index, count)
+
+    monkeypatch.setattr(kv_cache, "_layer_cache", counted)
+    rows = sizes_of(tiny_config("llama", 12).to_dict())
+    assert len(rows) > 5 and read == list(range(12))
+
+
 def test_the_default_context_is_at_most_the_models() -> None:
     assert default_context({**LLAMA, "max_position_embeddings": 2048}) == 2048
     assert default_context({**LLAMA, "max_position_embeddings": 131072}) == 8192

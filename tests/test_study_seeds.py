@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from boomerang.evaluate.results import Row, append_results, current, read_results
+from boomerang.report.charts import charts, one_chart
 from boomerang.report.curves import curves
-from boomerang.report.seeds import mean_over_seeds
+from boomerang.report.seeds import mean_over_seeds, shown
 from boomerang.report.sources import read_sets
-from result_rows import FAMILY, NAIVE, metric_rows, write_results
+from boomerang.report.table import all_tables, member_tables
+from result_rows import FAMILY, NAIVE, metric_rows, text_rows, write_results
 
 
 def seeded(seed: int, shift: float) -> list[Row]:
@@ -49,16 +51,16 @@ def test_models_of_one_size_and_several_seeds_hold_together() -> None:
 
 
 def test_means_have_the_error_of_items_and_of_seeds() -> None:
-    shown = mean_over_seeds(ROWS)
-    first = next(row for row in shown if row.series == "family")
+    means = mean_over_seeds(ROWS)
+    first = next(row for row in means if row.series == "family")
     assert first.value == pytest.approx(FAMILY[0] + 0.5)
     # Over items 0.5; the standard deviation of two values one apart is √½, of their mean ½.
     assert first.stderr == pytest.approx(math.hypot(0.5, 0.5))
     assert (first.seed, first.student) == (None, "student 0")
-    assert [row for row in shown if row.series == "naive"] == [
+    assert [row for row in means if row.series == "naive"] == [
         row for row in ROWS if row.series == "naive"
     ]
-    assert mean_over_seeds(shown) == shown
+    assert mean_over_seeds(means) == means
 
 
 def test_one_seed_is_shown_as_it_is() -> None:
@@ -67,9 +69,38 @@ def test_one_seed_is_shown_as_it_is() -> None:
 
 
 def test_a_report_has_one_line_for_all_seeds(tmp_path: Path) -> None:
-    found = curves(ROWS)
+    found = curves(shown(ROWS))
     assert [(curve.series, len(curve.rows)) for curve in found] == [("family", 4), ("naive", 4)]
     assert found[0].teacher is not None
     [one] = read_sets([write_results(tmp_path / "results", ROWS)])
     assert {row.seed for row in one.rows} == {None}
     assert len([row for row in one.rows if row.metric == "perplexity"]) == 8
+
+
+def _missing_seed() -> list[Row]:
+    """Two orders by two seeds, of which the first order lacks the second seed."""
+    other = [row.model_copy(update={"order": "first-to-last"}) for row in seeded(1, 1.0)]
+    more = [row.model_copy(update={"order": "first-to-last"}) for row in seeded(0, 0.0)]
+    return [*seeded(1, 1.0), *other, *more]
+
+
+def test_an_order_that_lacks_a_seed_is_shown(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "results", _missing_seed())
+    lines = [line for chart in charts(read_sets([results]), {}) for line in chart.lines]
+    drawn = [line.key[2] for line in lines] + [
+        line.key[2] for line in one_chart(_missing_seed(), metric="perplexity").lines
+    ]
+    assert drawn == ["last-to-first", "first-to-last"] * 2
+    titles = [str(table.title) for table in member_tables(_missing_seed())]
+    assert [title.rpartition(" ")[2] for title in titles] == ["last-to-first", "first-to-last"]
+
+
+def test_what_only_a_former_student_was_measured_on_is_not_shown(tmp_path: Path) -> None:
+    former = metric_rows("family", "acc", FAMILY, task="arc", student="former")
+    rows = [*former, *text_rows("family", FAMILY, student="current")]
+    [one] = read_sets([write_results(tmp_path / "results", rows)])
+    assert {row.student for row in one.rows} == {"current"}
+    assert {chart.task for chart in charts([one], {})} == {"books"}
+    assert [str(table.title) for table in all_tables(rows)] == [
+        "boomerang family on books, patched last-to-first"
+    ]

@@ -1,7 +1,7 @@
 """How large every member of a family is, and which one fits what a user has.
 
-Parameters and weights are counted on the plan of the very files that `build` would write. The KV
-cache follows from the config. What else a running model needs is estimated: `OVERHEAD` of its
+Parameters and weights are counted on the plan of the files that `build` would write. The KV cache
+follows from the config. The rest of what a running model needs is estimated as `OVERHEAD` of its
 weights.
 """
 
@@ -17,7 +17,7 @@ from .checkpoint.member_plan import DTYPES, Item, Pair, Plan
 from .errors import ArchitectureError, BoomerangError, LayerMapError
 from .layers import Member
 from .models.config import Config, max_positions, text_config
-from .models.kv_cache import layer_caches
+from .models.kv_cache import LayerCache, layer_caches
 from .models.names import is_matrix
 from .models.widths import EXPERTS
 from .units import show_bytes, show_count
@@ -37,6 +37,50 @@ _CHOSEN = (
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What layers that keep equally many tokens add to the KV cache.
+
+    Args:
+        window: The most tokens kept; None for all of them.
+        bytes_per_token: Of these layers together.
+    """
+
+    window: int | None
+    bytes_per_token: int
+
+    def bytes(self, context: int) -> int:
+        """Bytes for one text of `context` tokens."""
+        kept = context if self.window is None else min(context, self.window)
+        return kept * self.bytes_per_token
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a model needs to run.
+
+    Args:
+        weights: Of the weights.
+        cache: Of the KV cache.
+        workspace: For the rest, `OVERHEAD` of the weights.
+    """
+
+    weights: int
+    cache: int
+    workspace: int
+
+    @classmethod
+    def of(cls, weights: int, caches: Iterable[Cache], context: int, batch: int = 1) -> Memory:
+        """The memory for `batch` texts of `context` tokens; the one place that computes it."""
+        cache = batch * sum(one.bytes(context) for one in caches)
+        return cls(weights, cache, int(OVERHEAD * weights))
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return self.weights + self.cache + self.workspace
+
+
+@dataclass(frozen=True)
 class Size:
     """The size of one member.
 
@@ -48,8 +92,10 @@ class Size:
             for it. None where there are experts and the config does not say how many are chosen,
             or says what cannot be.
         bytes: Of the weights.
+        cache: The KV cache of its layers for one text, by how many tokens they keep; None where the
+            cache of the architecture is not known.
         kv_bytes_per_token: What the KV cache grows by with each token while that is within all
-            sliding windows; None where the cache of the architecture is not known.
+            sliding windows, or None.
         kv_bytes: The KV cache for the whole context and batch, or None.
         memory: Bytes needed to run it: weights, KV cache and `OVERHEAD` of the weights; or None.
     """
@@ -59,13 +105,14 @@ class Size:
     parameters_without_embeddings: int
     active_parameters: int | None
     bytes: int
+    cache: tuple[Cache, ...] | None
     kv_bytes_per_token: int | None
     kv_bytes: int | None
     memory: int | None
 
     def row(self) -> dict[str, Any]:
         """The size as JSON."""
-        numbers = {key: value for key, value in asdict(self).items() if key != "member"}
+        numbers = {k: v for k, v in asdict(self).items() if k not in ("member", "cache")}
         member = self.member
         return {
             "patch": member.patch,
@@ -101,7 +148,12 @@ def member_sizes(
     for name, value in (("context", context), ("batch", batch)):
         if value < 1:
             raise BoomerangError(f"is {value}", where=name, fix="give at least 1")
-    return [_size(pair.plan(member, dtype), config, context, batch) for member in members]
+    try:
+        layers = layer_caches(config)
+    except ArchitectureError:
+        layers = None
+    plans = (pair.plan(member, dtype) for member in members)
+    return [_size(plan, config, layers, context, batch) for plan in plans]
 
 
 def default_context(config: Config) -> int:
@@ -171,30 +223,35 @@ def _memory(size: Size) -> int:
     return size.memory
 
 
-def _size(plan: Plan, config: Config, context: int, batch: int) -> Size:
+def _size(
+    plan: Plan, config: Config, layers: Sequence[LayerCache] | None, context: int, batch: int
+) -> Size:
     weights = plan.length
     parameters = sum(item.source.elements for item in plan.items)
     outside = sum(item.source.elements for item in plan.items if is_matrix(item.name))
-    per_token = kv = memory = None
-    try:
-        caches = [layer_caches(config)[i] for i in plan.member.teacher_layers]
-    except ArchitectureError:
-        pass
-    else:
-        width = DTYPE_BITS[DTYPES[plan.dtype]] // 8 if plan.dtype in DTYPES else 2
-        per_token = width * sum(cache.elements for cache in caches)
-        kv = width * batch * sum(cache.elements * cache.tokens(context) for cache in caches)
-        memory = weights + kv + int(OVERHEAD * weights)
+    cache = memory = None
+    if layers is not None:
+        cache = _cache([layers[layer] for layer in plan.member.teacher_layers], plan.dtype)
+        memory = Memory.of(weights, cache, context, batch)
     return Size(
         member=plan.member,
         parameters=parameters,
         parameters_without_embeddings=parameters - outside,
         active_parameters=_active(plan, config, parameters),
         bytes=weights,
-        kv_bytes_per_token=per_token,
-        kv_bytes=kv,
-        memory=memory,
+        cache=cache,
+        kv_bytes_per_token=None if cache is None else sum(one.bytes_per_token for one in cache),
+        kv_bytes=None if memory is None else memory.cache,
+        memory=None if memory is None else memory.total,
     )
+
+
+def _cache(layers: Iterable[LayerCache], dtype: str | None) -> tuple[Cache, ...]:
+    width = DTYPE_BITS[DTYPES[dtype]] // 8 if dtype in DTYPES else 2
+    per_token: dict[int | None, int] = {}
+    for layer in layers:
+        per_token[layer.window] = per_token.get(layer.window, 0) + width * layer.elements
+    return tuple(Cache(window, count) for window, count in per_token.items())
 
 
 def _active(plan: Plan, config: Config, parameters: int) -> int | None:

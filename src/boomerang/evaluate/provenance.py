@@ -20,6 +20,8 @@ from ..checkpoint.jsonfile import read_bounded, read_json_object
 from ..checkpoint.output import write_text
 from ..checkpoint.sources import FamilyOnDisk
 from ..errors import BoomerangError, CheckpointError, ResultsError
+from ..sizing import Cache as LayersCache
+from ..sizing import default_context, member_sizes
 from .results import FAMILY, Row
 
 PROVENANCE_FILE = "family.json"
@@ -187,8 +189,6 @@ def read_provenance(results: str | Path) -> Provenance | None:
 
 
 def _provenance(family: FamilyOnDisk, rows: Sequence[Row], *, keep_given: bool) -> Provenance:
-    from ..sizing import default_context
-
     teacher, student = family.identities()
     order = family.order
     return Provenance(
@@ -214,37 +214,20 @@ def _source(identity: Identity, content: str) -> Source:
 
 
 def _built(family: FamilyOnDisk, patched: Sequence[tuple[int, ...]]) -> tuple[Built, ...]:
-    from ..sizing import member_sizes
-
     members = [family.layers.member(blocks=layers) for layers in patched]
     return tuple(
         Built(
             member=size.member.patched,
             parameters=size.parameters,
             bytes=size.bytes,
-            cache=_caches(family, size.member.teacher_layers, size.kv_bytes_per_token),
+            cache=None if size.cache is None else tuple(map(_cache, size.cache)),
         )
         for size in member_sizes(family.pair, members)
     )
 
 
-def _caches(
-    family: FamilyOnDisk, layers: Sequence[int], per_token: int | None
-) -> tuple[Cache, ...] | None:
-    """The cache of a member by how many tokens its layers keep."""
-    from ..models.kv_cache import layer_caches
-
-    if per_token is None:
-        return None
-    of_layer = layer_caches(family.pair.teacher.config)
-    caches = [of_layer[layer] for layer in layers]
-    width = per_token // sum(cache.elements for cache in caches)
-    elements: dict[int | None, int] = {}
-    for cache in caches:
-        elements[cache.window] = elements.get(cache.window, 0) + cache.elements
-    return tuple(
-        Cache(window=window, bytes_per_token=width * count) for window, count in elements.items()
-    )
+def _cache(part: LayersCache) -> Cache:
+    return Cache(window=part.window, bytes_per_token=part.bytes_per_token)
 
 
 def _recipe(student: Path) -> str | None:

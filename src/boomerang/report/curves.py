@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ..errors import ResultsError
 from ..evaluate.results import FAMILY, Row
-from .seeds import shown
 
 _NAMES = {
     FAMILY: "boomerang family",
@@ -47,14 +46,13 @@ def curves(
     """The curves of one task and metric, the family first, each in the order it was measured in.
 
     Args:
-        rows: Rows in the order of writing; outdated ones are left out.
+        rows: Rows that hold, one for all seeds: what `shown` returned.
         task: The task; may be left out when the rows are of one task only.
         metric: The metric.
 
     Raises:
         ResultsError: No such rows, or several tasks and none named.
     """
-    rows = shown(rows)
     task = only_task(rows) if task is None else task
     chosen = [row for row in rows if row.measure == (task, metric)]
     if not chosen:

@@ -12,6 +12,9 @@ from ..evaluate.results import Row, current
 def shown(rows: Sequence[Row]) -> list[Row]:
     """The rows that still hold, as a reader wants them: the mean over seeds.
 
+    Called once, on all rows of a file. Of the rows it returned, or of one task alone, it would take
+    another student for the current one.
+
     Args:
         rows: Rows in the order of writing.
     """

@@ -33,7 +33,10 @@ def member_tables(rows: Sequence[Row], *, task: str | None = None) -> list[Table
         ResultsError: No rows of this task, or several tasks and none named.
     """
     rows = shown(rows)
-    task = only_task(rows) if task is None else task
+    return _member_tables(rows, only_task(rows) if task is None else task)
+
+
+def _member_tables(rows: Sequence[Row], task: str) -> list[Table]:
     lines = curves(rows, task=task, metric=PERPLEXITY)
     values = {row.key: row for row in rows}
     family = [line for line in lines if line.series == FAMILY]
@@ -46,6 +49,7 @@ def all_tables(rows: Sequence[Row]) -> list[Table]:
     Args:
         rows: Rows of any series.
     """
+    rows = shown(rows)
     found = {row.measure for row in rows}
     texts = [
         task for task, metric in found if metric == PERPLEXITY and (task, BITS_PER_BYTE) in found
@@ -54,7 +58,7 @@ def all_tables(rows: Sequence[Row]) -> list[Table]:
         table
         for task in dict.fromkeys(row.task for row in rows)
         if task in texts
-        for table in member_tables(rows, task=task)
+        for table in _member_tables(rows, task)
     ]
     return tables + task_tables([row for row in rows if row.task not in texts])
 

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from ..evaluate.results import Row
 from .metrics import NOISE
-from .seeds import shown
 
 # As many as fit into 80 columns beside the member.
 _MEASURES = 4
@@ -25,13 +24,13 @@ def task_tables(rows: Sequence[Row]) -> list[Table]:
     `~`: the change may well be noise.
 
     Args:
-        rows: Rows of any series.
+        rows: Rows that hold, one for all seeds.
 
     Returns:
         Tables for `rich.console.Console.print`.
     """
     lines: dict[tuple[str, str | None, str], list[Row]] = {}
-    for row in shown(rows):
+    for row in rows:
         lines.setdefault((row.series, row.order, row.teacher), []).append(row)
     return [
         _table(line, measures[start : start + _MEASURES])
