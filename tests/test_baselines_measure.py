@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from boomerang import Family, LayerMap, evaluate, init_student
+from boomerang import LayerMap, evaluate, init_student
 from boomerang.baselines.bench import Bench
 from boomerang.baselines.combination import keep
 from boomerang.baselines.combine import combine
@@ -29,10 +29,11 @@ from boomerang.checkpoint.loading import load_model
 from boomerang.cli import app
 from boomerang.distill import Recipe
 from boomerang.errors import BoomerangError, LayerMapError, OutputError, RecipeError
-from boomerang.evaluate.members import evaluate_family
 from boomerang.evaluate.results import Row, current, read_results
 from boomerang.hashing import content_hash
 from boomerang.text.documents import read_documents
+from boomerang.text.windows import prepare
+from plain_scores import plain_scores
 
 LAYERS = LayerMap((0, 2, 4), 5)
 SETTINGS: dict[str, Any] = {"window": 64}
@@ -87,11 +88,8 @@ def test_rows_stand_beside_the_familys(
     tokenizer = AutoTokenizer.from_pretrained(stories)
     for model, value in zip(models, _perplexities(rows), strict=True):
         built = model.build()
-        whole = LayerMap(range(model.num_layers), model.num_layers)
-        [score] = evaluate_family(
-            Family(built, built, whole), read_documents([text]), tokenizer, **SETTINGS
-        )
-        assert score.scores.perplexity.value == pytest.approx(value, rel=1e-6)
+        score = plain_scores(built, prepare(read_documents([text]), tokenizer, **SETTINGS))
+        assert score.perplexity.value == pytest.approx(value, rel=1e-5)
     written = (out / "results.jsonl").read_bytes()
     assert bench.measure(models, out, texts=[text], **SETTINGS) == rows
     assert (out / "results.jsonl").read_bytes() == written
@@ -181,11 +179,8 @@ def test_a_model_with_another_tokenizer_is_compared_by_bytes_alone(
     assert rows[0].num_layers == 5 and rows[0].value > 0
     model, tokenizer = other.build(), other.tokenizer
     assert tokenizer is not None
-    whole = LayerMap(range(5), 5)
-    [score] = evaluate_family(
-        Family(model, model, whole), read_documents([text]), tokenizer, **SETTINGS
-    )
-    assert score.scores.bits_per_byte.value == pytest.approx(rows[0].value, rel=1e-6)
+    score = plain_scores(model, prepare(read_documents([text]), tokenizer, **SETTINGS))
+    assert score.bits_per_byte.value == pytest.approx(rows[0].value, rel=1e-5)
 
 
 def _character_tokenizer(text: str) -> PreTrainedTokenizerFast:

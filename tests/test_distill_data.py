@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from boomerang import progress
 from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.inputs import Inputs
 from boomerang.distill.losses import IGNORED
 from boomerang.distill.recipe import Data, Recipe
 from boomerang.errors import DataError, RecipeError
 from boomerang.layers import LayerMap
-from boomerang.text import prepare
 from boomerang.text.documents import SEPARATOR, read_documents
 from boomerang.text.prepare import load_rows, prepare_rows, rows_hash
 from boomerang.text.rows import Rows, collate, count_tokens
@@ -432,8 +432,8 @@ def test_ready_rows_are_trained_on_without_the_library_datasets(tmp_path: Path, 
 def test_a_long_preparation_says_how_far_it_is(
     text: str, read: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(prepare, "_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
     read(files=[text], sequence_length=8, say=lambda line: None)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "tokenising: 3 documents" in captured.err
+    assert "Tokenising: 3 documents" in captured.err

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 
 import tiny_models
 from boomerang import Family, LayerMap
-from boomerang.errors import ResultsError
-from boomerang.evaluate.members import evaluate_family, score_windows
+from boomerang.evaluate.measure import measure
 from boomerang.evaluate.perplexity import Scores, fit_window
+from boomerang.evaluate.scorer import Scorer
 from boomerang.student import cut
 from boomerang.text.documents import read_documents
 from boomerang.text.windows import Text, cut_windows, prepare
@@ -32,12 +32,12 @@ def _score(model: PreTrainedModel, text: Text, batch_size: int | None = None) ->
     """The scores of a teacher whose student keeps every layer: a family of one."""
     count = model.config.num_hidden_layers
     family = Family(model, model, LayerMap(range(count), count))
-    nll = np.full((1, len(text.windows)), np.nan)
-    for windows, values in score_windows(
-        family, family.layers.members(), text.windows, batch_size=batch_size
-    ):
-        nll[:, windows] = values
-    return Scores.of(text, nll[0])
+    longest = max(len(window.inputs) for window in text.windows)
+    scorer = Scorer.of(family, family.layers.members(), max_length=longest, batch_size=batch_size)
+    nll = np.full(len(text.windows), np.nan)
+    for scored in scorer.run([window.request for window in text.windows]):
+        nll[scored.requests] = -scored.log_likelihood[0]
+    return Scores.of(text, nll)
 
 
 @settings(max_examples=20)
@@ -61,13 +61,6 @@ def test_sums_are_those_of_a_model_that_sees_one_token(
     expected = -sum(float(log_probs[a, b]) for document in documents for a, b in pairwise(document))
     assert scores.nll.sum() == pytest.approx(expected, rel=1e-5)
     assert scores.tokens.sum() == sum(max(0, len(document) - 1) for document in documents)
-
-
-def test_log_likelihoods_that_are_not_finite_are_refused() -> None:
-    model = tiny_models.tiny_model("llama", num_layers=1)
-    model.model.norm.weight.data[3] = math.nan
-    with pytest.raises(ResultsError, match=r"^member \[\]: .* not finite"):
-        _score(model, _text([[1, 2, 3]], 4, 2))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text", "qwen3_moe"])
@@ -117,23 +110,28 @@ def test_a_real_model_predicts_the_text_it_was_trained_for(
     assert 0.02 < scores.perplexity.stderr < 0.3
 
 
-def test_a_live_family_in_training_is_measured_and_left_as_it_is(stories: Path) -> None:
+def test_a_live_family_in_training_is_measured_and_left_as_it_is(
+    stories: Path, tmp_path: Path
+) -> None:
     teacher = AutoModelForCausalLM.from_pretrained(stories).eval()
     layers = LayerMap((0, 2, 4), 5)
     student = cut(teacher, layers).train()
     family = Family(teacher, student, layers)
     tokenizer = AutoTokenizer.from_pretrained(stories)
     story = "Once upon a time, there was a little girl named Lily. She had a red ball."
-    scored = evaluate_family(family, [story, story[:40]], tokenizer, window=16)
+    (tmp_path / "text.txt").write_text(f"{story}<|endoftext|>{story[:40]}")
+    settings: dict[str, Any] = {"window": 16, "teacher_hash": "t", "student_hash": "s"}
+    rows = measure(family, tmp_path / "out", [tmp_path / "text.txt"], tokenizer, **settings)
     assert student.training and not teacher.training
-    assert [score.member for score in scored] == list(layers.members(family.order))
-    assert [score.parameters for score in scored] == [169152, 214592, 260032]
-    assert [score.bytes for score in scored] == [4 * 169152, 4 * 214592, 4 * 260032]
-    values = [score.scores.perplexity.value for score in scored]
-    assert values[0] > values[1] > values[2]
+    measured = [row for row in rows if row.metric == "perplexity"]
+    assert [row.member for row in measured] == [(), (0,), (0, 1, 2)]
+    assert [row.parameters for row in measured] == [169152, 214592, 260032]
+    assert [row.bytes for row in measured] == [4 * 169152, 4 * 214592, 4 * 260032]
+    assert measured[0].value > measured[1].value > measured[2].value
 
-    chosen = evaluate_family(
-        family, [story, story[:40]], tokenizer, members=[2, layers.member(blocks=[1])], window=16
-    )
-    assert chosen[0].scores.perplexity.value == values[2]
-    assert chosen[1].member.patched == (1,)
+    chosen = measure(
+        family, tmp_path / "other", [tmp_path / "text.txt"], tokenizer,
+        members=[2, layers.member(blocks=[1])], **settings,
+    )  # fmt: skip
+    found = {row.member: row.value for row in chosen if row.metric == "perplexity"}
+    assert found[0, 1, 2] == measured[2].value and (1,) in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -60,6 +61,25 @@ def test_a_torn_last_line_is_passed_over_and_mended(tmp_path: Path, kept: int) -
     assert [row.task for row in read_results(path)] == expected
     append_results(path, [_row(task="third")])
     assert [row.task for row in read_results(path)] == [*expected, "third"]
+
+
+def test_appending_reads_the_same_few_bytes_of_a_short_and_of_a_long_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            read.append(super().readinto(buffer))
+            return read[-1]
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: io.BufferedRandom(Counting(path, "a+")))
+    append_results(tmp_path / "short", [_row()] * 1000)
+    append_results(tmp_path / "long", [_row()] * 20_000)
+    for name in ("short", "long"):
+        read.clear()
+        append_results(tmp_path / name, [_row()])
+        assert 0 < sum(read) < 150_000
 
 
 def test_a_broken_line_before_the_last_is_an_error(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from boomerang import LayerMap
 from boomerang.errors import DataError
 from boomerang.evaluate.batches import split
 from boomerang.evaluate.layout import Row, encode, lay_out
-from boomerang.evaluate.trie import layer_passes, states_held, walk
+from boomerang.evaluate.trie import walk
 
 QWEN3_4B = LayerMap.every(2, num_layers=36, first=1, last=2)
 
@@ -24,8 +24,13 @@ tokens = st.lists(st.integers(0, 2), min_size=1, max_size=6)
 def test_layer_passes_of_a_real_family(order: str, passes: int) -> None:
     paths = [member.sources for member in QWEN3_4B.members(order)]
     assert sum(map(len, paths)) == 495
-    assert layer_passes(paths) == passes
-    assert states_held(paths) == 1
+    visits = walk(paths)
+    assert sum(len(paths[visit.path]) - visit.skip for visit in visits) == passes
+    held: set[int] = set()
+    for visit in visits:
+        held -= {visit.skip} if visit.last else set()
+        held |= visit.keep
+        assert len(held) <= 1
 
 
 @given(st.sets(st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tuple), min_size=1))
@@ -49,9 +54,9 @@ def test_a_walk_runs_every_prefix_once_and_holds_what_it_needs(
         most = max(most, len(held))
     assert not held
     assert sorted(visit.path for visit in walk(paths)) == list(range(len(paths)))
-    assert len(ran) == len(set(ran)) == layer_passes(paths)
+    assert len(ran) == len(set(ran))
     assert set(ran) == {path[:depth] for path in paths for depth in range(1, len(path) + 1)}
-    assert most == states_held(paths) <= math.log2(len(paths))
+    assert most <= math.log2(len(paths))
 
 
 def test_equal_paths_are_refused() -> None:

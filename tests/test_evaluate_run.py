@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +17,15 @@ from transformers import AutoTokenizer
 from boomerang import Family, LayerMap, init_student
 from boomerang.errors import CheckpointError, OutputError, ResultsError
 from boomerang.evaluate import evaluate
-from boomerang.evaluate.members import evaluate_family
+from boomerang.evaluate.provenance import read_provenance
 from boomerang.evaluate.results import Row, current, read_results
 from boomerang.evaluate.scorer import Scorer
 from boomerang.evaluate.statistics import paired_difference
 from boomerang.hashing import content_hash
+from boomerang.report.sources import read_sets
 from boomerang.text.documents import read_documents
+from boomerang.text.windows import prepare
+from plain_scores import plain_scores
 
 LAYERS = LayerMap((0, 2, 4), 5)
 # The members along the order, by their layers: what is patched.
@@ -78,17 +82,23 @@ def test_rows_hold_what_the_live_family_scores(
     rows = evaluate(stories, student, tmp_path / "out", texts=[text], **SETTINGS)
     assert read_results(tmp_path / "out") == rows
     family = Family.from_pretrained(stories, student)
-    scored = evaluate_family(
-        family, read_documents([text]), AutoTokenizer.from_pretrained(stories), **SETTINGS
-    )
+    tokenizer = AutoTokenizer.from_pretrained(stories)
+    held_out = prepare(read_documents([text]), tokenizer, window=64)
+    members = family.layers.members(SETTINGS["order"])
+    scored = [plain_scores(family.model(member), held_out) for member in members]
+
+    def approx(values: list[Any]) -> Any:
+        return pytest.approx(values, rel=1e-4)
+
     perplexities = [row for row in rows if row.metric == "perplexity"]
-    assert [row.value for row in perplexities] == [s.scores.perplexity.value for s in scored]
-    assert [row.stderr for row in perplexities] == [s.scores.perplexity.stderr for s in scored]
-    assert _values(rows, "bits_per_byte") == [s.scores.bits_per_byte.value for s in scored]
+    assert [row.value for row in perplexities] == approx([s.perplexity.value for s in scored])
+    assert [row.stderr for row in perplexities] == approx([s.perplexity.stderr for s in scored])
+    bits = [s.bits_per_byte.value for s in scored]
+    assert _values(rows, "bits_per_byte") == approx(bits)
     differences = [row for row in rows if row.metric == "perplexity_difference"]
-    assert [(row.value, row.stderr) for row in differences] == [
-        paired_difference(b.scores.perplexity, a.scores.perplexity) for a, b in pairwise(scored)
-    ]
+    for row, (a, b) in zip(differences, pairwise(scored), strict=True):
+        expected = paired_difference(b.perplexity, a.perplexity)
+        assert (row.value, row.stderr) == pytest.approx(expected, rel=1e-3)
     middle = perplexities[1]
     assert middle == Row(
         member=(0,),
@@ -101,7 +111,7 @@ def test_rows_hold_what_the_live_family_scores(
         metric="perplexity",
         value=middle.value,
         stderr=middle.stderr,
-        items=len(scored[0].scores.nll),
+        items=len(scored[0].nll),
         teacher=content_hash(stories),
         student=content_hash(student),
         series="family",
@@ -191,6 +201,34 @@ def test_a_changed_student_is_measured_again(
     assert _values(new, "perplexity")[0] != _values(old, "perplexity")[0]
     assert {row.student for row in new} == {content_hash(student)}
     assert read_results(out) == old + new
+
+
+def test_a_student_that_comes_back_is_the_current_one(
+    tmp_path: Path, stories: Path, student: Path, text: Path, passes: list[tuple[int, ...]]
+) -> None:
+    out = tmp_path / "out"
+    first = evaluate(stories, student, out, texts=[text], **SETTINGS)
+    weights = (student / "model.safetensors").read_bytes()
+    _change_weight(student, 1.2)
+    evaluate(stories, student, out, texts=[text], **SETTINGS)
+    (student / "model.safetensors").write_bytes(weights)
+    passes.clear()
+    # One member is asked for, and the rows of all are current.
+    evaluate(stories, student, out, texts=[text], members=[0], **SETTINGS)
+    assert not passes
+    assert {row.key: row for row in current(read_results(out))} == {row.key: row for row in first}
+    assert list(read_sets([out])[0].rows) == current(read_results(out))
+    recorded = read_provenance(out)
+    assert recorded is not None and recorded.student.hash == first[0].student
+    assert {each.member for each in recorded.built} == set(BY_DEPTH.values())
+
+
+def test_weights_that_are_broken_are_named_by_member(
+    tmp_path: Path, stories: Path, student: Path, text: Path
+) -> None:
+    _change_weight(student, math.nan)
+    with pytest.raises(ResultsError, match=r"^member \[\]: .* not finite"):
+        evaluate(stories, student, tmp_path / "out", texts=[text], **SETTINGS)
 
 
 def test_another_evaluation_is_refused(

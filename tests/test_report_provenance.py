@@ -18,7 +18,7 @@ from boomerang.evaluate.provenance import (
     read_provenance,
     write_provenance,
 )
-from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap
+from boomerang.layers import LAST_TO_FIRST, LayerMap
 from boomerang.report.budget import choices, fitting
 from boomerang.report.sources import read_sets
 from boomerang.sizing import choose, member_sizes
@@ -64,21 +64,6 @@ def test_a_budget_names_the_member_that_sizing_chooses(name: str, tmp_path: Path
                 wanted, _ = choose(sizes, memory=budget)
                 assert one.candidates[index].member == wanted.member.patched
         assert fitting(one.candidates, (sizes[0].memory or 0) - 1, context) is None
-
-
-def test_members_of_another_order_are_added(tmp_path: Path) -> None:
-    teacher, student, results = _measured(tmp_path, "qwen3")
-    layers = FamilyOnDisk.open(teacher, student).layers
-    before = _read(results)
-    values = [30.0] * (layers.max_patch + 1)
-    rows = text_rows("family", values, layers=layers, order=FIRST_TO_LAST)
-    write_provenance(results, teacher, student, rows)
-    both = _read(results)
-    # The two ends are members of both orders.
-    assert len(both.built) == 2 * len(before.built) - 2
-    changed = [row.model_copy(update={"student": "other"}) for row in rows]
-    write_provenance(results, teacher, student, changed)
-    assert len(_read(results).built) == len(before.built)
 
 
 def test_the_recipe_and_who_they_are_is_recorded(tmp_path: Path) -> None:

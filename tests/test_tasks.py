@@ -214,6 +214,18 @@ def test_what_was_answered_is_not_asked_again(
     assert (out / "results.jsonl").read_bytes() == written
 
 
+def test_differences_do_not_depend_on_the_order_of_members(
+    measured: tuple[Path, list[Row]], stories: Path, student: Path, tasks: Path, tmp_path: Path
+) -> None:
+    rows = evaluate(
+        stories, student, tmp_path / "out", tasks=NAMES, include_path=tasks, order=ORDER,
+        members=[2, 1],
+    )  # fmt: skip
+    wanted = {row.key for row in measured[1] if row.member == (0, 1, 2)}
+    assert {row.key for row in rows if row.member == (0, 1, 2)} == wanted
+    assert any(metric.endswith("_difference") for *_, metric in wanted)
+
+
 def test_a_killed_run_loses_only_what_was_not_written(
     stories: Path, student: Path, tasks: Path, tmp_path: Path, asked: list[tuple[str, int]]
 ) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..layers import Member
+from ..units import show_bytes
 from . import options
 
 _CHOICE = "Which member (exactly one)"
@@ -84,6 +84,7 @@ def build(
     from ..checkpoint.output import check_free
     from ..checkpoint.sources import FamilyOnDisk
     from ..errors import LayerMapError
+    from ..progress import show_progress
 
     choices = (patch, layers, params, memory, blocks)
     if everything and any(choice is not None for choice in choices):
@@ -134,7 +135,7 @@ def build(
                 dtype=dtype,
                 max_shard_size=max_shard_size,
                 overwrite=overwrite,
-                progress=_progress,
+                progress=partial(show_progress, "Writing", words=show_bytes),
             )
         if push_to_hub is not None:
             push(target, _repository(push_to_hub, member) if everything else push_to_hub)
@@ -150,21 +151,3 @@ def build(
 def _repository(family: str, member: Member) -> str:
     """Where on the hub a member of a whole family goes."""
     return f"{family}-{member.num_layers}L"
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("Writing"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Writing", total=total)
-        yield lambda written: progress.update(task, advance=written)

@@ -118,6 +118,7 @@ def evaluate(
     from .measure import measure
     from .parallel import is_first, own_device
     from .provenance import write_provenance
+    from .results import FAMILY, current, read_results
 
     asked = measure_arguments(
         out,
@@ -152,6 +153,6 @@ def evaluate(
         order=order,
         **asked,
     )
-    if is_first():
-        write_provenance(out, *named, rows, keep)
+    if is_first() and series == FAMILY:
+        write_provenance(out, *named, current(read_results(out)), keep)
     return rows

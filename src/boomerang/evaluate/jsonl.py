@@ -6,9 +6,12 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import ResultsError
+
+# How much of a file's end is read at least, to find its last line.
+_BLOCK = 1 << 16
 
 
 def read_lines(path: str | Path) -> list[tuple[int, Any]]:
@@ -28,7 +31,9 @@ def read_lines(path: str | Path) -> list[tuple[int, Any]]:
         data = path.read_bytes()
     except OSError as error:
         raise ResultsError(f"cannot be read ({error.strerror})", where=path) from None
-    lines = data[: _whole(data)].split(b"\n")
+    lines = data.split(b"\n")
+    if not _is_json(lines[-1]):
+        lines.pop()
     return [
         (number, _parse(line, path, number))
         for number, line in enumerate(lines, start=1)
@@ -52,25 +57,35 @@ def append_lines(path: str | Path, values: Iterable[Any]) -> None:
     if not lines:
         return
     with Path(path).open("a+b") as file:
-        file.seek(0)
-        data = file.read()
-        whole = _whole(data)
-        file.truncate(whole)
-        if whole and data[whole - 1 : whole] != b"\n":
+        length = file.seek(0, os.SEEK_END)
+        tail = _last_line(file, length)
+        if not _is_json(tail):
+            file.truncate(length - len(tail))
+        elif tail:
             file.write(b"\n")
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _whole(data: bytes) -> int:
-    """The length of the data without a torn last line: no part of a JSON object is valid JSON."""
-    start = data.rfind(b"\n") + 1
+def _last_line(file: BinaryIO, length: int) -> bytes:
+    """What follows the last line break; only the end of the file is read."""
+    tail = b""
+    while length and b"\n" not in tail:
+        start = max(0, length - max(_BLOCK, len(tail)))
+        file.seek(start)
+        tail = file.read(length - start) + tail
+        length = start
+    return tail.rpartition(b"\n")[2]
+
+
+def _is_json(tail: bytes) -> bool:
+    """Whether a last line is whole: no part of a JSON object is valid JSON."""
     try:
-        json.loads(data[start:] or b"null")
+        json.loads(tail or b"null")
     except ValueError:
-        return start
-    return len(data)
+        return False
+    return True
 
 
 def _parse(line: bytes, path: Path, number: int) -> Any:

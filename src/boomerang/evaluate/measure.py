@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import DataError
 from ..family import Family
 from ..layers import Member, Order
+from ..progress import show_progress
 from ..text.documents import read_documents
 from ..text.windows import Text, default_stride, prepare
 from .answering import Answering, Generate
@@ -18,7 +19,6 @@ from .beside import Beside
 from .members import choose_members, size_in_memory
 from .parallel import Ranks, all_ranks
 from .perplexity import DEFAULT_WINDOW, fit_window
-from .progress import progress_bar
 from .questions import Questions
 from .results import BITS_PER_BYTE, FAMILY, Row
 from .store import Store
@@ -160,7 +160,7 @@ class _Run:
         subjects = self.subjects
         smaller = _smaller_neighbours(self.family, self.order)
         rows: list[Row] = []
-        with progress_bar(f"Measuring {self.series}", total, shown=self.ranks.first) as advance:
+        with show_progress(f"Measuring {self.series}", total, shown=self.ranks.first) as advance:
             for task in tasks:
                 answering.ask(
                     self.members,

@@ -126,7 +126,7 @@ def write_provenance(
     rows: Sequence[Row],
     keep: Iterable[int] | None = None,
 ) -> None:
-    """Write `family.json` beside the results; members of the same family that it named stay.
+    """Write `family.json` beside the results.
 
     Nothing is written where there is nothing to say: no rows of the family itself, or an
     architecture whose members cannot be built on disk.
@@ -135,7 +135,7 @@ def write_provenance(
         out: The directory of the results.
         teacher: The teacher as the user named it.
         student: The student as the user named it.
-        rows: What was measured of it just now.
+        rows: All that is current in the results.
         keep: The teacher layers that the student keeps, where it does not say so itself.
     """
     rows = [row for row in rows if row.series == FAMILY]
@@ -147,13 +147,6 @@ def write_provenance(
     except BoomerangError:
         return
     path = Path(out) / PROVENANCE_FILE
-    try:
-        before = read_provenance(out)
-    except ResultsError:
-        before = None
-    if before is not None and (before.teacher, before.student) == (found.teacher, found.student):
-        built = {size.member: size for size in (*before.built, *found.built)}
-        found = found.model_copy(update={"built": tuple(built.values())})
     write_text(path, found.model_dump_json(indent=2) + "\n")
 
 

@@ -15,7 +15,7 @@ from ..errors import OutputError, ResultsError
 from ..layers import Member
 from .jsonl import append_lines, read_lines
 from .questions import Answer, Questions
-from .results import RESULTS_FILE, Row, append_results, read_results
+from .results import RESULTS_FILE, Row, append_results, current, read_results
 
 SETTINGS_FILE = "evaluation.json"
 SCORES_FILE = "scores.jsonl"
@@ -113,7 +113,8 @@ class Store:
         self._names = [(each.task, each.content) for each in questions]
         self._recorded: set[str] = set()
         self._check()
-        self._rows = set(read_results(self.results)) if self.results.exists() else set()
+        there = read_results(self.results) if self.results.exists() else []
+        self._rows = set(current(there))
         self._unwritten: list[StoredAnswers] = []
         self._written = time.monotonic()
         self._wanted = {each.content for each in questions}
@@ -222,7 +223,11 @@ class Store:
         self._outcomes[outcome.key] = outcome
 
     def add_rows(self, rows: Iterable[Row]) -> None:
-        """Add rows to the results, except those that stand there already."""
+        """Add rows to the results, except those that are current there.
+
+        Rows of a student that another one has replaced since are written again, which makes them
+        the current ones.
+        """
         new = [row for row in rows if row not in self._rows]
         self._record(row.task for row in new)
         append_results(self.results, new)

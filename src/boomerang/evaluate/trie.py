@@ -43,16 +43,6 @@ def walk(paths: Sequence[Path]) -> tuple[Visit, ...]:
     return tuple(_walk(paths, range(len(paths)), 0)[1]) if paths else ()
 
 
-def layer_passes(paths: Sequence[Path]) -> int:
-    """How many layers the walk runs: the number of distinct prefixes."""
-    return sum(len(paths[visit.path]) - visit.skip for visit in walk(paths))
-
-
-def states_held(paths: Sequence[Path]) -> int:
-    """The most states that the walk holds at a time, besides the running one."""
-    return _walk(paths, range(len(paths)), 0)[0] if paths else 0
-
-
 def _walk(paths: Sequence[Path], group: Sequence[int], skip: int) -> tuple[int, list[Visit]]:
     """The states that a group of paths holds at most, and its visits.
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from ..checkpoint.output import new_directory, write_json
 from ..errors import DataError
+from ..progress import show_progress
 from .pack import Document, Row, interleave, packed, padded
 from .rows import ROWS, Phase, Rows, StoredRows, write_arrow
 from .sources import Data, Source, read_source
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RECORD = "data.json"
-# Seconds between two lines of progress where there is no terminal to draw on.
-_INTERVAL = 30.0
 # Raise it when the same text and settings make other rows than before.
 _FORMAT = 1
 
@@ -47,6 +43,12 @@ class Tally:
     cut_off: int = 0
     rows: list[int] = field(default_factory=list)
     tokens_in_rows: int = 0
+    _began: float = field(default_factory=time.monotonic)
+
+    def words(self, rows: int) -> str:
+        """The counts and the speed so far, in words."""
+        speed = self.tokens / max(time.monotonic() - self._began, 1e-9)
+        return f"{self.documents:,} documents, {self.tokens:,} tokens, {speed:,.0f} tokens/s"
 
 
 def rows_hash(data: Data, text: str, tokenizer: str, *, reference: bool = False) -> str:
@@ -154,7 +156,14 @@ def prepare_rows(
     tally = Tally()
     with new_directory(directory, overwrite=True) as partial:
         rows = make_rows(data, tokenizer, tally, reference=reference)
-        number = write_arrow(partial / ROWS, _shown(rows, tally), data.sequence_length)
+        with show_progress("Tokenising", words=tally.words) as advance:
+
+            def counted() -> Iterator[Row]:
+                for row in rows:
+                    advance(1)
+                    yield row
+
+            number = write_arrow(partial / ROWS, counted(), data.sequence_length)
         _check_enough(data, number)
         record = {
             "hash": content,
@@ -174,29 +183,6 @@ def prepare_rows(
             say(f"Made {parts}")
     if tally.cut_off:
         say(f"Cut off {tally.cut_off:,} of {tally.tokens:,} tokens, of documents longer than a row")
-
-
-def _shown(rows: Iterator[Row], tally: Tally) -> Iterator[Row]:
-    """The rows, while standard error shows how far the tokenising is."""
-    console = Console(stderr=True)
-    began = last = time.perf_counter()
-    columns = (SpinnerColumn(), TextColumn("tokenising: {task.fields[words]}"), TimeElapsedColumn())
-    drawn = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not drawn) as progress:
-        task = progress.add_task("", total=None, words="")
-        for row in rows:
-            now = time.perf_counter()
-            if drawn or now - last > _INTERVAL:
-                speed = tally.tokens / max(now - began, 1e-9)
-                words = (
-                    f"{tally.documents:,} documents, {tally.tokens:,} tokens, {speed:,.0f} tokens/s"
-                )
-                if drawn:
-                    progress.update(task, words=words)
-                else:
-                    console.print(f"tokenising: {words}", highlight=False)
-                    last = now
-            yield row
 
 
 def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError
@@ -59,8 +59,10 @@ class HarnessTask:
             subject: The member.
             smaller: The member one size below, if there is one.
         """
-        outcome = self._outcome(store, subject)
-        beside = smaller and store.outcome(subject.student, smaller, self.questions)
+        outcome = self._outcome(store, subject, self.samples)
+        assert outcome is not None
+        # The smaller member may come later in this run.
+        compared = smaller and self._outcome(store, replace(subject, member=smaller), None)
         rows = []
         for key, (value, stderr) in outcome.values.items():
             metric = metric_name(key)
@@ -68,7 +70,7 @@ class HarnessTask:
                 subject.row(self.questions.task, metric, value, stderr, items=outcome.documents)
             )
             mine = estimate(self.recorded, outcome, key)
-            other = estimate(self.recorded, beside, key) if beside else None
+            other = estimate(self.recorded, compared, key) if compared else None
             if mine is not None and other is not None:
                 rows.append(
                     subject.row(
@@ -80,23 +82,23 @@ class HarnessTask:
                 )
         return rows
 
-    def _outcome(self, store: Store, subject: Subject) -> Outcome:
+    def _outcome(self, store: Store, subject: Subject, samples: Path | None) -> Outcome | None:
+        """What the harness makes of a member's answers; None where they are not complete."""
         known = store.outcome(subject.student, subject.member, self.questions)
-        if known is not None and self.samples is None:
+        if known is not None and samples is None:
             return known
         answers = store.answers(subject.student, subject.member, self.questions)
-        assert answers is not None
-        found, samples = judge(
+        if answers is None:
+            return known
+        found, documents = judge(
             self.recorded,
             answers,
             student=subject.student,
             member=subject.member.patched,
             with_errors=known is None,
         )
-        if self.samples is not None:
-            write_samples(
-                self.samples, subject.series, subject.member, self.questions.task, samples
-            )
+        if samples is not None:
+            write_samples(samples, subject.series, subject.member, self.questions.task, documents)
         if known is None:
             store.add_outcome(found)
         return known or found
