@@ -1,9 +1,9 @@
-"""`boomerang demo`: the whole path on an embedded teacher."""
+"""`boomerang demo`: the whole path, on an embedded teacher or a real one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,31 @@ from . import options
 
 
 def demo(
-    out: Annotated[Path, typer.Argument(help="Where everything is left.")] = Path("boomerang-demo"),
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Where everything is left.",
+            show_default="boomerang-demo, or boomerang-demo-real",
+        ),
+    ] = None,
+    real: Annotated[
+        bool,
+        typer.Option(
+            "--real", help="On SmolLM2-135M-Instruct: half an hour on two cores, all told."
+        ),
+    ] = False,
     teacher: Annotated[
-        str | None, typer.Option(help="A directory or hub id; by default the embedded teacher.")
+        str | None, typer.Option(help="A directory or hub id, in place of the demo's own teacher.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text to distil on; its end is held out. By default books."),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens to distil on.", show_default="983,040, or 245,760 with --real"
+        ),
     ] = None,
     controls: Annotated[
         bool,
@@ -22,9 +44,6 @@ def demo(
             help="Also distil a student from random weights, the paper's control.",
         ),
     ] = False,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Distillation steps of 4,096 tokens (default 240).")
-    ] = None,
 ) -> None:
     """Cut, distil, measure every size, draw, build one and let it speak: minutes on a CPU."""
     options.quiet()
@@ -34,14 +53,15 @@ def demo(
     from ..demo.walkthrough import run_demo
     from ..report.table import member_tables
 
-    settings: dict[str, Any] = {} if steps is None else {"steps": steps}
     console = Console(stderr=True)
     outcome = run_demo(
-        out,
+        out or Path("boomerang-demo-real" if real else "boomerang-demo"),
+        real=real,
         teacher=teacher,
+        data=data or (),
+        tokens=tokens,
         controls=controls,
-        say=lambda line: console.print(line, style="bold", highlight=False),
-        **settings,
+        say=lambda line: console.print(line, style="bold", highlight=False, markup=False),
     )
     for table in member_tables(outcome.rows):
         Console().print(table)

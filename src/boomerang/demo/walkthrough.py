@@ -1,4 +1,4 @@
-"""The whole path on one small teacher: cut, distil, measure every size, draw, build, speak.
+"""The whole path on one teacher: cut, distil, measure every size, draw, build, speak.
 
 Every number is computed by the run that shows it. A run that was interrupted is continued: each
 stage leaves its result under the output directory and is not repeated when that is there.
@@ -6,9 +6,8 @@ stage leaves its result under the output directory and is not repeated when that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,58 +15,31 @@ from ..baselines.naive import evaluate_naive
 from ..baselines.random import evaluate_random
 from ..build import build
 from ..checkpoint.directory import read_config
-from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
 from ..checkpoint.student_config import read_student_config
 from ..distill import distill
-from ..distill.recipe import Recipe
-from ..errors import OutputError
 from ..evaluate import evaluate
 from ..evaluate.results import Row
 from ..hashing import content_hash
-from ..layers import LAST_TO_FIRST, LayerMap
+from ..layers import LayerMap
 from ..models.config import num_layers
 from ..models.default_order import default_order_for
 from ..report.figure import save_figure
 from ..report.write import write_report
 from ..student import init_student
-from ..text.documents import join_documents
 from . import assets
+from .estimate import estimate
+from .settings import TEACHER, Settings, Texts, check_output, claim, real_settings, recipe
+from .teachers import real_teacher
 
-PROMPT = "It was a dark evening, and the old man"
-_SETTINGS_FILE = "demo.json"
+__all__ = ["Outcome", "Settings", "recipe", "run_demo"]
+
+STORY = "It was a dark evening, and the old man"
+QUESTION = "What is the capital of France?"
+# Of English text; only the estimate of the time needs it.
+_CHARACTERS_PER_TOKEN = 4
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the outcome of a demo run.
-
-    Args:
-        teacher: Content hash of the teacher.
-        order: The order the sizes are patched in: the paper's for the architecture.
-        kept: The teacher layers that the student keeps.
-        steps: Optimiser steps of distillation; the controls get as many.
-        batch_size: Rows in a step.
-        sequence_length: Tokens in a row.
-        heldout_characters: How much of each held-out book is measured on.
-        seed: Of everything random.
-    """
-
-    teacher: str
-    order: str
-    kept: tuple[int, ...]
-    steps: int = 240
-    batch_size: int = 16
-    sequence_length: int = 256
-    heldout_characters: int = 60_000
-    seed: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens the student is distilled on."""
-        return self.steps * self.batch_size * self.sequence_length
 
 
 @dataclass(frozen=True)
@@ -92,8 +64,11 @@ class Outcome:
 def run_demo(
     out: Path,
     *,
+    real: bool = False,
     teacher: str | None = None,
     keep: Sequence[int] | None = None,
+    data: Sequence[str | Path] = (),
+    tokens: int | None = None,
     controls: bool = False,
     say: Say = lambda line: None,
     **settings: Any,
@@ -102,18 +77,23 @@ def run_demo(
 
     Args:
         out: The output directory; one of the same settings is continued.
-        teacher: A directory or hub id; by default the embedded teacher.
+        real: Use SmolLM2-135M-Instruct as the teacher, and settings for a model of its size.
+        teacher: A directory or hub id; by default SmolLM2 or the embedded teacher.
         keep: Teacher layers to keep; by default every second one and the last.
+        data: Text files to distil on, whose end is measured on; by default the embedded books.
+        tokens: How many to distil on, rounded to whole steps.
         controls: Also distil a student from random weights, with the same recipe and tokens.
-        say: Told in a line what each stage does and where its result is.
+        say: Called with a line about what each stage does and where its result is.
         **settings: Fields of `Settings` that are not decided by the above.
 
     Raises:
         OutputError: `out` holds a run with other settings, or something else.
         LayerMapError: The teacher does not have these layers.
+        DataError: The text cannot be read, or is too short.
         BoomerangError: The teacher cannot be used.
     """
-    directory = assets.teacher_path() if teacher is None else resolve(teacher)
+    check_output(out)
+    directory = _teacher(out, teacher, real, say)
     config = read_config(directory)
     depth = num_layers(config)
     layers = (
@@ -121,27 +101,36 @@ def run_demo(
         if keep is None
         else LayerMap(keep, num_layers=depth)
     )
-    plan = Settings(content_hash(directory), default_order_for(config), layers.kept, **settings)
-    _claim(out, plan)
-    training, heldout = _write_texts(out / "text", plan)
+    fields = {"order": default_order_for(config), **(real_settings() if real else {}), **settings}
+    plan = Settings(content_hash(directory), kept=layers.kept, **fields)
+    texts = Texts.of(data, plan.heldout_characters)
+    plan = plan.with_text(texts.name, tokens)
+    claim(out, plan)
+    training, heldout = texts.write(out / "text", plan.heldout_characters)
+    characters = len(heldout.read_text(encoding="utf-8"))
+    if not (out / "student" / "config.json").exists():
+        say(str(estimate(directory, layers, plan, training, characters // _CHARACTERS_PER_TOKEN)))
 
     say(
         f"1/6 Cut: a student of {layers.num_student_layers} of the teacher's {layers.num_layers} "
         f"layers (kept {', '.join(map(str, layers.kept))}) -> {out / 'student-cut'}"
     )
     _cut(directory, out / "student-cut", layers, plan)
-    say(f"2/6 Distil it on {plan.tokens:,} tokens of books -> {out / 'student'}")
+    say(f"2/6 Distil it on {plan.tokens:,} tokens of {plan.text_name} -> {out / 'student'}")
     student = distill(recipe(plan, directory, out / "student-cut", out / "student", training))
 
     measuring: dict[str, Any] = {
-        "texts": heldout,
+        "texts": [heldout],
         "order": plan.order,
         "window": plan.sequence_length,
         "stride": plan.sequence_length,
         "batch_size": 2 * plan.batch_size,
     }
     results = out / "results"
-    say(f"3/6 Measure all {layers.max_patch + 1} sizes on excerpts of held-out books -> {results}")
+    say(
+        f"3/6 Measure all {layers.max_patch + 1} sizes on {characters:,} characters of held-out "
+        f"{plan.text_name} -> {results}"
+    )
     rows = evaluate(directory, student, results, **measuring)
     say("4/6 Measure naive pruning: the same layers, not distilled")
     rows += evaluate_naive(directory, layers, results, **measuring)
@@ -161,70 +150,17 @@ def run_demo(
     say(f"6/6 Build one size as a checkpoint, load it with transformers, let it speak -> {member}")
     if not member.exists():
         build(directory, student, member, patch=patch, order=plan.order)
-    return Outcome(rows, figure, report, member, PROMPT + _speak(member, plan))
+    return Outcome(rows, figure, report, member, _speak(member, plan))
 
 
-def recipe(
-    plan: Settings, teacher: Path, student: Path, out: Path, texts: Sequence[Path]
-) -> Recipe:
-    """The demo's distillation recipe; docs/experiments.md says how it was chosen."""
-    return Recipe.parse(
-        {
-            "teacher": str(teacher),
-            "student": str(student),
-            "out": str(out),
-            "data": {
-                "files": [str(path) for path in texts],
-                "sequence_length": plan.sequence_length,
-            },
-            "order": plan.order,
-            # The preset says the rest. More mirrored batches than its own: the student gives a
-            # little for a curve without a dip, which is what the demo is there to show.
-            **({"mirror": 0.75} if plan.order == LAST_TO_FIRST else {}),
-            "seed": plan.seed,
-            "training": {
-                "max_steps": plan.steps,
-                "per_device_train_batch_size": plan.batch_size,
-                "learning_rate": 2e-3,
-                # A run this short is sooner repeated than resumed from a checkpoint in its middle.
-                "save_strategy": "no",
-            },
-        }
-    )
-
-
-def _claim(out: Path, plan: Settings) -> None:
-    record = out / _SETTINGS_FILE
-    wanted = json.loads(json.dumps(asdict(plan)))
-    if record.exists():
-        found = json.loads(record.read_text())
-        changed = [key for key in wanted if found.get(key) != wanted[key]]
-        if changed:
-            raise OutputError(
-                f"holds a demo run with another {', '.join(changed)}",
-                where=out,
-                fix="name another directory",
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            "is not empty and holds no demo run", where=out, fix="name another directory"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(record, json.dumps(wanted, indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
-
-
-def _write_texts(directory: Path, plan: Settings) -> tuple[list[Path], list[Path]]:
-    """The texts as files, as any user of the tool has them."""
-    directory.mkdir(exist_ok=True)
-    training, heldout = directory / "train.txt", directory / "held-out-books.txt"
-    write_text(training, join_documents(assets.training_documents()))
-    excerpts = (text[: plan.heldout_characters] for text in assets.heldout_documents())
-    write_text(heldout, join_documents(excerpts))
-    return [training], [heldout]
+def _teacher(out: Path, teacher: str | None, real: bool, say: Say) -> Path:
+    if teacher is not None:
+        return resolve(teacher)
+    if not real:
+        return assets.teacher_path()
+    directory, line = real_teacher(out / TEACHER)
+    say(line)
+    return directory
 
 
 def _cut(
@@ -236,9 +172,14 @@ def _cut(
 
 
 def _speak(member: Path, plan: Settings) -> str:
+    """A question and the member's answer where it has a chat template, else a story it goes on."""
     import torch
 
     from ..checkpoint.loading import continuation, load_model, load_tokenizer
 
     torch.manual_seed(plan.seed)
-    return continuation(load_model(member), load_tokenizer(member), PROMPT, max_new_tokens=80)
+    model, tokenizer = load_model(member), load_tokenizer(member)
+    if tokenizer.chat_template is None:
+        return STORY + continuation(model, tokenizer, STORY, max_new_tokens=80)
+    answer = continuation(model, tokenizer, QUESTION, max_new_tokens=80, chat=True)
+    return f"{QUESTION} {answer}"
