@@ -195,3 +195,36 @@ def test_code_of_a_checkpoint_never_runs_unless_trusted_whatever_standard_input_
     )
     ends = [line for line in done.stdout.splitlines() if line.endswith(("True", "False"))]
     assert ends == ["2 False"] * 7 + ["None True"], done.stderr
+
+
+def test_messages_hold_nothing_that_a_terminal_obeys_and_are_short() -> None:
+    hostile = "a\x1b[2J\u202e" + "x" * 5000 + "\nend"
+    done = run("init", hostile, "OUT", check=2)
+    assert done.stderr.count("\n") == 1 and len(done.stderr) < 1200
+    assert r"a\x1b[2J\u202exxx" in done.stderr and "end: cannot be read" in done.stderr
+    usage = run("build", "T", "S", "OUT", "--\x1b[31m", check=2)
+    assert "\x1b" not in usage.stderr
+
+
+def test_a_deleted_directory_is_told_in_a_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"import os; os.rmdir({str(gone)!r}); from boomerang.cli import main; main(['sizes'])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=gone, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "the current directory cannot be used" in done.stderr
+
+
+def test_functions_of_the_public_face_are_modules_too() -> None:
+    code = (
+        "import boomerang, inspect, sys\n"
+        "import boomerang.distill.recipe as recipe, boomerang.evaluate.results as results\n"
+        "import boomerang.build as build\n"
+        "assert recipe.Recipe is boomerang.Recipe and results.Row and build.member_directory\n"
+        "assert boomerang.distill.recipe is recipe\n"
+        "assert 'teacher' in inspect.signature(boomerang.evaluate).parameters\n"
+        f"assert not set({LEFT_ALONE}) & set(sys.modules), 'heavy import'\n"
+        "try: boomerang.distill('nowhere.yaml')\n"
+        "except boomerang.BoomerangError as error: assert 'nowhere.yaml' in str(error)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

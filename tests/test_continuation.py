@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from boomerang.checkpoint.loading import continuation
-from boomerang.errors import DataError
+from boomerang.checkpoint.loading import continuation, load_model
+from boomerang.errors import BoomerangError, CheckpointError, DataError
 
 PROMPT = "Once upon a time"
 
@@ -57,3 +59,29 @@ def test_a_chat_goes_through_the_template(short: tuple[GPT2LMHeadModel, AutoToke
     tokenizer.chat_template = "{{ raise_exception('no') }}"
     with pytest.raises(DataError, match="does not take the prompt"):
         continuation(model, tokenizer, "Once", max_new_tokens=1, chat=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("eos_token_id", "x"), ("num_beams", "2"), ("top_k", [1])],
+)
+def test_settings_that_cannot_be_used_are_named(
+    key: str, value: object, short: tuple[GPT2LMHeadModel, AutoTokenizer]
+) -> None:
+    model, tokenizer = short
+    model.generation_config.do_sample = True
+    setattr(model.generation_config, key, value)
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: generation fails"):
+        continuation(model, tokenizer, "Once", max_new_tokens=2)
+
+
+def test_more_layers_than_tensors_are_refused_before_any_is_made(
+    stories: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stories, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    for depth, said in ((10**9, "layers; more than"), (9999, "says 9999 layers")):
+        path.write_text(json.dumps(config | {"num_hidden_layers": depth}))
+        with pytest.raises(BoomerangError, match=said):
+            load_model(tmp_path / "model")

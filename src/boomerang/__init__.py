@@ -9,20 +9,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# A function of the same name as its module must be bound here at once: importing the module later
-# would put the module in its place. These three import nothing heavy before they are called.
-from .build import build
-from .distill import distill
 from .errors import BoomerangError
-from .evaluate import evaluate
 from .layers import LayerMap, Member
+from .version import __version__
 
 if TYPE_CHECKING:
+    from .build import build
+    from .distill import distill
     from .distill.recipe import Recipe
+    from .evaluate import evaluate
     from .family import Family
     from .student import init_student
-
-__version__ = "0.1.0"
+else:
+    # Modules that can be called (`callable_module`); none imports anything heavy before it is.
+    from . import build, distill, evaluate
 
 __all__ = [
     "BoomerangError",
@@ -30,6 +30,7 @@ __all__ = [
     "LayerMap",
     "Member",
     "Recipe",
+    "__version__",
     "build",
     "distill",
     "evaluate",

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .callable_module import make_callable
 from .errors import LayerMapError, OutputError
 from .layers import Member, Order
 
@@ -290,3 +291,6 @@ def _check_apart(out: Path, sources: Iterable[Path]) -> None:
 
 def _ignore(_: int) -> None:
     pass
+
+
+make_callable(__name__)

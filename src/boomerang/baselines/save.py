@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import __version__
 from ..checkpoint.companions import copy_companions, find_companions
 from ..checkpoint.jsonfile import read_json_object
 from ..checkpoint.output import check_free, new_directory, write_json
 from ..errors import CheckpointError
+from ..version import __version__
 from .card import baseline_card
 from .standalone import Standalone
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DataError
-from ..models.config import max_positions
+from ..models.config import max_positions, num_layers
 from ..models.names import is_dropped
 from .directory import read_config
 from .ties import says_tied, warn_of_unused_head
@@ -36,6 +36,7 @@ def load_model(
 
     Raises:
         CheckpointError: There are no safetensors weights, or they do not fit the config.
+        ConfigError: The config gives no number of layers, or more than are supported.
     """
     config = read_config(directory)
     if not any(directory.glob("*.safetensors")):
@@ -43,6 +44,12 @@ def load_model(
             "has no *.safetensors weights",
             where=directory,
             fix="pickled weights are not read; convert them first",
+        )
+    depth, count = num_layers(config), len(read_weights(directory))
+    if depth > count:
+        # Making so many layers could take all memory, long before transformers misses a tensor.
+        raise CheckpointError(
+            f"config.json says {depth} layers and the weights are {count} tensors", where=directory
         )
     from transformers import AutoModelForCausalLM
 
@@ -138,6 +145,7 @@ def continuation(
             answer comes without white space around it.
 
     Raises:
+        CheckpointError: A value in the generation config cannot be used.
         DataError: The prompt alone takes all of the model's positions, or `chat` is given and the
             tokenizer has no chat template, or one that does not take the message.
     """
@@ -158,7 +166,20 @@ def continuation(
     # Padding is never needed for one prompt; naming a token keeps generate from warning about it.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     generate: Any = model.generate
-    output = generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad)
+    try:
+        output = generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+            return_dict_in_generate=False,
+        )
+    except (TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"generation fails with these settings ({reason})",
+            where="generation_config.json",
+            fix="mend or remove the teacher's file",
+        ) from error
     # Some tokenizers drop the space before the first token they decode, so decode from the start.
     before, whole = (
         str(tokenizer.decode(tokens, skip_special_tokens=True))

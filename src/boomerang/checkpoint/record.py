@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import CheckpointError
+from ..version import __version__
 from .identity import Identity
 from .jsonfile import read_json_object
 from .member_plan import Plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ from typing import Any
 
 import typer
 
-from .. import __version__
 from ..errors import BoomerangError, BoomerangWarning
+from ..version import __version__
 from .baseline import app as baseline
 from .build import build
 from .demo import demo
@@ -20,6 +21,7 @@ from .evaluate import evaluate
 from .generate import generate
 from .init import init
 from .inspect import inspect
+from .options import one_line
 from .report import report
 from .sizes import sizes
 from .study import study
@@ -80,6 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
+        os.getcwd()
+    except OSError as error:
+        raise SystemExit(
+            _say(f"the current directory cannot be used ({error.strerror})", 2)
+        ) from None
+    try:
         code = app(
             list(sys.argv[1:] if arguments is None else arguments) or ["--help"],
             standalone_mode=False,
@@ -111,5 +119,5 @@ def _say_once(message: str) -> None:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"boomerang: {' '.join(message.split())}", file=sys.stderr)
+    print(f"boomerang: {one_line(message)}", file=sys.stderr)
     return code

@@ -70,6 +70,7 @@ TrustRemoteCode = Annotated[
     ),
 ]
 
+_LONGEST_MESSAGE = 1000
 _DTYPES = ("float32", "bfloat16", "float16")
 _LONGEST_RANGE = 10_000
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -159,6 +160,20 @@ def model_kwargs(
     if attention is not None:
         kwargs["attn_implementation"] = attention
     return kwargs
+
+
+def one_line(message: str) -> str:
+    """A message for the terminal: one line, not too long, with nothing that the terminal obeys.
+
+    Escape sequences and marks of writing direction, which names of files and values of configs may
+    hold, are written as Python escapes them.
+    """
+    words = " ".join(message.split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    if len(line) <= _LONGEST_MESSAGE:
+        return line
+    half = _LONGEST_MESSAGE // 2
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 def quiet() -> None:

@@ -61,7 +61,7 @@ def study(
         return
 
     def say(line: str) -> None:
-        errors.print(line, highlight=False, markup=False)
+        errors.print(options.one_line(line), highlight=False, markup=False)
 
     rows = run_study(parsed, directory, jobs=jobs, say=say)
     if as_json:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..callable_module import make_callable
+
 if TYPE_CHECKING:
     from .recipe import Recipe
 
@@ -39,3 +41,6 @@ def __getattr__(name: str) -> Any:
 
         return Recipe
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+make_callable(__name__)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..callable_module import make_callable
+
 if TYPE_CHECKING:
     import torch
 
@@ -156,3 +158,6 @@ def evaluate(
     if is_first() and series == FAMILY:
         write_provenance(out, *named, current(read_results(out)), keep)
     return rows
+
+
+make_callable(__name__)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .. import __version__
 from ..checkpoint.identity import Identity
 from ..checkpoint.jsonfile import read_bounded, read_json_object
 from ..checkpoint.output import write_text
@@ -22,6 +21,7 @@ from ..checkpoint.sources import FamilyOnDisk
 from ..errors import BoomerangError, CheckpointError, ResultsError
 from ..sizing import Cache as LayersCache
 from ..sizing import default_context, member_sizes
+from ..version import __version__
 from .results import FAMILY, Row
 
 PROVENANCE_FILE = "family.json"

@@ -15,8 +15,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from .. import __version__
 from ..sizing import OVERHEAD
+from ..version import __version__
 from .about import outside, provenance
 from .axes import NARROW, UNITS, WIDE, size_axes
 from .budget import Choices, choices
