@@ -414,19 +414,27 @@ def test_a_plan_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
         FamilyOnDisk.open(teacher, student)
 
 
-@pytest.mark.parametrize("damage", ["missing", "renamed", "reshaped"])
-def test_a_damaged_pruned_layer_is_found(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["missing", "renamed", "reshaped", "retyped"])
+@pytest.mark.parametrize("layer", [2, 3])  # kept are 0, 1, 3 and 5
+def test_a_damaged_layer_is_found_beside_its_siblings(
+    damage: str, layer: int, tmp_path: Path
+) -> None:
+    """Also where the student was cut from it afterwards, and has the same damage."""
     teacher, student = save_pair(tmp_path, "llama")
-    path = teacher / "model.safetensors"
-    weights = load_file(path)
-    name = "model.layers.2.mlp.down_proj.weight"  # kept are 0, 1, 3 and 5
-    tensor = weights.pop(name)
-    if damage == "renamed":
-        weights["model.layers.2.mlp.other.weight"] = tensor
-    if damage == "reshaped":
-        weights[name] = tensor.T.contiguous()
-    save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="layer 2 has other tensors"):
+    for path, index in ((teacher, layer), (student, 2)):
+        if path == student and layer == 2:
+            continue
+        weights = load_file(path / "model.safetensors")
+        name = f"model.layers.{index}.mlp.down_proj.weight"
+        tensor = weights.pop(name)
+        if damage == "renamed":
+            weights[f"model.layers.{index}.mlp.other.weight"] = tensor
+        if damage == "reshaped":
+            weights[name] = tensor.T.contiguous()
+        if damage == "retyped":
+            weights[name] = tensor.to(torch.int8)
+        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"layer {layer} differs from every layer of its"):
         FamilyOnDisk.open(teacher, student)
 
 

@@ -17,7 +17,7 @@ from boomerang.checkpoint.sources import FamilyOnDisk
 from boomerang.errors import ArchitectureError, BoomerangError, LayerMapError
 from boomerang.models.config import num_layers
 from boomerang.models.kv_cache import layer_caches
-from boomerang.models.widths import EXPERTS
+from boomerang.sizing import _EXPERTS as EXPERTS
 from boomerang.sizing import (
     OVERHEAD,
     Size,

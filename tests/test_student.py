@@ -160,7 +160,7 @@ def test_layers_that_depend_on_their_position_are_refused() -> None:
 
 
 def test_config_and_tokenizer_keep_the_teachers_spelling(stories: Path, tmp_path: Path) -> None:
-    """Transformers would write a name of an old version, and a token named beside, another way."""
+    """They would be spelt another way by transformers."""
     teacher = tmp_path / "teacher"
     shutil.copytree(stories, teacher)
     config = json.loads((teacher / "config.json").read_text())

@@ -159,6 +159,37 @@ def test_the_command_says_pass_or_the_first_difference(member: Path, tmp_path: P
     assert "FAIL: tensor lm_head.weight differs" in failed.stdout
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("intermediate_size", 40), ("num_key_value_heads", 4), ("hidden_size", "32")]
+)
+def test_a_config_that_lies_in_both_models_is_found(
+    key: str, value: object, tmp_path: Path
+) -> None:
+    """Between the two nothing shows, so the member is built; loading it shows the lie."""
+    for path in save_pair(tmp_path, "llama"):
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {key: value}))
+    command = ["build", *(str(tmp_path / name) for name in ("teacher", "student", "member"))]
+    built = CliRunner().invoke(app, [*command, "--patch", "1"])
+    assert built.exit_code == 0
+    assert built.stderr.splitlines()[-1] == (
+        f"`boomerang verify {tmp_path / 'member'}` checks the result by loading it"
+    )
+    with pytest.raises(CheckpointError, match=r"member: cannot be loaded") as caught:
+        verify(tmp_path / "member")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_every_layer_lacks_is_found(tmp_path: Path) -> None:
+    for path in save_pair(tmp_path, "llama"):
+        weights = load_file(path / "model.safetensors")
+        kept = {name: tensor for name, tensor in weights.items() if "up_proj" not in name}
+        save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
+    out = build(tmp_path / "teacher", tmp_path / "student", tmp_path / "member", patch=1)
+    with pytest.raises(CheckpointError, match=r"member: lacks tensors .*up_proj"):
+        verify(out)
+
+
 def test_the_sources_are_found_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

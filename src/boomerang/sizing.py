@@ -19,7 +19,6 @@ from .layers import Member
 from .models.config import Config, max_positions, text_config
 from .models.kv_cache import LayerCache, layer_caches
 from .models.names import is_matrix
-from .models.widths import EXPERTS
 from .units import show_bytes, show_count
 
 # Activations, workspaces and what an allocator loses, as a share of the weights.
@@ -30,6 +29,7 @@ DEFAULT_CONTEXT = 8192
 # Tensors of routed experts; of routed and shared ones, and of the router.
 _ROUTED = re.compile(r"(?:^|\.)experts\.")
 _MIXTURE = re.compile(r"expert|moe|router")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = (
     "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k",
     "moe_k", "top_k_experts",
@@ -256,7 +256,7 @@ def _cache(layers: Iterable[LayerCache], dtype: str | None) -> tuple[Cache, ...]
 
 def _active(plan: Plan, config: Config, parameters: int) -> int | None:
     text = text_config(config)
-    experts = _count(text, EXPERTS)
+    experts = _count(text, _EXPERTS)
     mixed = any(_MIXTURE.search(item.name) for item in plan.items)
     if experts == 1 or (not experts and not mixed):
         return parameters

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import ArchitectureError, CheckpointError, ConfigError, LayerMapError
 from ..layers import LayerMap
-from ..models.config import PERIODIC_RULES, Config, member_config, text_config
-from ..models.expand import with_layer_types
-from ..models.layer_settings import layer_settings
+from ..models.config import (
+    LAYER_INDICES,
+    PER_LAYER_LISTS,
+    PERIODIC_RULES,
+    Config,
+    member_config,
+    num_layers,
+    text_config,
+)
+from ..models.kv_cache import HIDDEN
+from ..models.layer_types import with_layer_types
 from ..models.names import translate
 from ..models.quantization import QUANTIZATION_KEYS, in_order
-from ..models.widths import HIDDEN
-from .consistency import check_complete, check_numbers, check_widths
 from .convert import FLOATS
 from .directory import Checkpoint
 from .header import Tensor
@@ -30,25 +36,34 @@ _SETTINGS = (
 # Where tensors are there, their shapes tell.
 _WIDTHS = ("vocab_size", *HIDDEN, "intermediate_size")
 
+# Layers below the number differ from the others. The layers with windows are told by their types.
+_THRESHOLDS = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
+
+# A class computes the layer types from these where they are not there, and else reads none of them.
+_BEHIND_TYPES = frozenset({"full_attn_idxs", "attn_layer_indices"})
+
+# Older versions' words for a type.
+_SAME_TYPE = {"attention": "full_attention"}
+
 
 def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) -> None:
     """Check names, shapes, dtypes and settings of two checkpoints against each other.
 
+    Widths that both configs state wrongly are not found: `verify` finds them by loading the result.
+
     Raises:
-        LayerMapError: They do not have the numbers of layers that `layers` speaks of.
+        LayerMapError: They do not have the numbers of layers that `layers` states.
         ArchitectureError: They are of different architecture, width or vocabulary.
-        CheckpointError: A checkpoint contradicts its own config.
-        ConfigError: A config has a value of a kind that its key cannot have, or the teacher's is
-            not to be carried over to the student's layers.
+        CheckpointError: A layer differs from its siblings, or a matrix contradicts the config.
+        ConfigError: The teacher's config cannot be carried over to the student's layers.
     """
     for checkpoint in (teacher, student):
-        check_numbers(checkpoint)
         _check_matrices(checkpoint)
     _check_settings(teacher.config, student.config, student.directory, _SETTINGS)
     _check_depth(teacher, layers.num_layers, "teacher")
     _check_depth(student, layers.num_student_layers, "student")
     _check_layers(teacher, student, layers.kept)
-    _check_pruned(teacher, layers)
+    _check_siblings(teacher)
     exact = teacher.is_quantised
     for i, kept in enumerate(layers.kept):
         where = f"student layer {i} (teacher layer {kept})"
@@ -59,10 +74,6 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
     pair = [checkpoint.output_matrix for checkpoint in (teacher, student)]
     output = [{} if matrix is None else {"output matrix": matrix} for matrix in pair]
     _check_same(output[0], output[1], "head", exact)
-    # Last: what only one of the two has wrong is told apart from what both have.
-    for checkpoint in (teacher, student):
-        check_complete(checkpoint)
-        check_widths(checkpoint)
 
 
 def _check_depth(checkpoint: Checkpoint, expected: int, who: str) -> None:
@@ -74,35 +85,39 @@ def _check_depth(checkpoint: Checkpoint, expected: int, who: str) -> None:
         )
 
 
-def _check_pruned(teacher: Checkpoint, layers: LayerMap) -> None:
-    """A pruned layer that is like no other one lacks a tensor, or has one that is not its own.
+def _check_siblings(teacher: Checkpoint) -> None:
+    """Refuse a layer whose tensors are like no other layer's, where the config does not say why.
 
-    Kept layers are compared with the student's; these have no twin there. A layer may well be the
-    only one of its kind, but then the config tells it from the others.
+    Layer 0 stays the first in every member, and some classes give it other tensors.
     """
-    shapes = [_shapes(teacher.layer(i)) for i in range(layers.num_layers)]
-    for i in layers.pruned:
-        if shapes.count(shapes[i]) > 1:
+    kinds = [_kinds(teacher.layer(i)) for i in range(len(teacher.layout.layers))]
+    for i, kind in enumerate(kinds[1:], 1):
+        if kinds.count(kind) > 1:
             continue
         # The config of a model of that layer alone: all the teacher's config says about it.
-        kind = member_config(teacher.config, [i], tied=False)
+        said = member_config(teacher.config, [i], tied=False)
         alike = [
-            shapes[j]
-            for j in range(layers.num_layers)
-            if j != i and member_config(teacher.config, [j], tied=False) == kind
+            kinds[j]
+            for j in range(1, len(kinds))
+            if j != i and member_config(teacher.config, [j], tied=False) == said
         ]
         if alike:
             usual = max(alike, key=alike.count)
-            odd = sorted(set(shapes[i].items()) ^ set(usual.items()))
+            name = min(set(kind.items()) ^ set(usual.items()))[0]
             raise CheckpointError(
-                f"layer {i} has other tensors than every layer of its kind: {odd[0][0]!r:.200} is "
-                "missing, too much, or of another shape",
+                f"layer {i} differs from every layer of its kind: tensor {name!r:.200} is missing, "
+                "extra, or of another shape or dtype",
                 where=teacher.directory,
+                fix="the checkpoint may be damaged: download it again",
             )
 
 
-def _shapes(layer: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in layer.items()}
+def _kinds(layer: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
+    # Floating-point numbers are converted as needed, other dtypes are not.
+    return {
+        name: (*tensor.shape, "float" if tensor.dtype in FLOATS else tensor.dtype)
+        for name, tensor in layer.items()
+    }
 
 
 def check_configs(teacher: Config, student: Config, where: Path) -> None:
@@ -157,6 +172,61 @@ def _check_layers(teacher: Checkpoint, student: Checkpoint, kept: Sequence[int])
                 f"{theirs[key]!r:.80}",
                 where=student.directory,
             )
+
+
+def layer_settings(config: Config) -> dict[str, Any]:
+    """What a config says about each of its layers, by key.
+
+    Args:
+        config: A `config.json`, with layer types where its class computes them.
+
+    Returns:
+        For lists with an entry per layer the list, for layer indices the layers there are among
+        them, for thresholds how many layers are below. Keys without a value are left out.
+
+    Raises:
+        ConfigError: The config has no clear number of layers.
+    """
+    text, count = text_config(config), num_layers(config)
+    settings: dict[str, Any] = {}
+    has_types = isinstance(text.get("layer_types"), list)
+    for key in PER_LAYER_LISTS & text.keys():
+        value = text[key]
+        if not isinstance(value, list) or (has_types and key in _BEHIND_TYPES):
+            continue
+        settings[key] = (
+            _layers(value, count) if key in LAYER_INDICES else _entries(key, value, count)
+        )
+    for key in _THRESHOLDS:
+        if _is_number(threshold := text.get(key)):
+            settings[key] = max(0, min(threshold, count))
+    end = text.get("moe_layer_end_index")
+    if _is_number(end):
+        settings["moe_layer_end_index"] = end if 0 <= end < count else count - 1
+    return settings | _dense_layers(text, count)
+
+
+def _dense_layers(text: Config, count: int) -> dict[str, Any]:
+    """The layers without experts, where every n-th has them but the listed ones (Qwen MoE)."""
+    listed, step = text.get("mlp_only_layers"), text.get("decoder_sparse_step", 1)
+    if not isinstance(listed, list) or not _is_number(step) or step < 1:
+        return {}
+    dense = {*_layers(listed, count), *(i for i in range(count) if (i + 1) % step)}
+    return {"mlp_only_layers": sorted(dense)}
+
+
+def _layers(indices: list[Any], count: int) -> list[int]:
+    return sorted({i for i in indices if _is_number(i) and 0 <= i < count})
+
+
+def _entries(key: str, entries: list[Any], count: int) -> list[Any]:
+    # The length of layer_types is checked where it is read; of others what is too much is not read.
+    entries = entries if key == "layer_types" else entries[:count]
+    return [_SAME_TYPE.get(each, each) if isinstance(each, str) else each for each in entries]
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return type(value) is int
 
 
 def _quantisation(config: Config, key: str) -> Any:

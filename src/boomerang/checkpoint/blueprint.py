@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ArchitectureError, LayerMapError
 from ..layers import LayerMap
 from ..models.config import Config, member_config, num_layers, text_config
-from ..models.expand import with_layer_types
+from ..models.layer_types import with_layer_types
 from ..models.names import Layout
 from .agreement import check_configs
 from .directory import Checkpoint, read_config

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..models.config import FURTHER_TOKEN_LAYERS, Config, num_layers, text_config
-from ..models.expand import with_layer_types
+from ..models.layer_types import with_layer_types
 from ..models.names import Layout, read_layout
 from .convert import FLOATS
 from .header import Tensor

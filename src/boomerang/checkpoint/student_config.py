@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, LayerMapError
 from ..layers import LayerMap, Order
 from ..models.config import Config, member_config, set_dtype, text_config
-from ..models.expand import with_layer_types
+from ..models.layer_types import with_layer_types
 from .companions import copy_companions, find_companions
 from .directory import read_config
 from .jsonfile import read_json_object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -146,6 +147,8 @@ def build(
         typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}{done}")
     if order is None and blocks is None:
         typer.echo(str(family.pairing), err=True)
+    directory = shlex.quote(str(targets[-1]))
+    typer.echo(f"`boomerang verify {directory}` checks the result by loading it", err=True)
 
 
 def _repository(family: str, member: Member) -> str:

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 from ..errors import ArchitectureError
 from .config import Config, num_layers, text_config
-from .widths import GROUPS, HEAD_DIM, HEADS, HIDDEN, layer_view
+
+# The keys of one meaning in the configs of transformers, the usual one first.
+HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
+GROUPS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
 
 # States that do not grow with the text, or caches of their own: counted wrongly by the rules here.
 _OTHER_STATES = re.compile(r"^(?:mamba|ssm|conv_|linear_|rwkv|lru_|state_size|attn_layer_|gla_)")
@@ -75,6 +80,26 @@ def _layer_cache(text: Config, index: int, count: int) -> LayerCache:
         return LayerCache(_elements(view), _window_of_all(view))
     kind = types[index] if index < len(types) else None
     return LayerCache(_elements(view), _window_of_type(view, kind))
+
+
+def layer_view(text: Config, index: int, count: int) -> Config:
+    """What a config says of one layer: its entries in lists, its overrides.
+
+    Args:
+        text: The part of a config that describes the language model.
+        index: The layer.
+        count: The number of layers.
+    """
+    view = {
+        key: value[index] if isinstance(value, list) and len(value) == count else value
+        for key, value in text.items()
+    }
+    overrides = text.get("per_layer_config")
+    for key, value in overrides.items() if isinstance(overrides, dict) else ():
+        # Padded with zeros to any length: compared as text, for it may be too long for a number.
+        if key.isdecimal() and key.lstrip("0") == str(index).lstrip("0"):
+            view |= value if isinstance(value, dict) else {}
+    return view
 
 
 def _elements(view: Config) -> int:

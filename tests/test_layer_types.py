@@ -18,10 +18,14 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from boomerang.checkpoint.directory import Checkpoint
 from boomerang.errors import ArchitectureError, ConfigError
-from boomerang.models import expand
+from boomerang.models import layer_types
 from boomerang.models.config import PER_LAYER_LISTS, PERIODIC_RULES, member_config
-from boomerang.models.expand import leaves_types_open, with_layer_types
-from boomerang.models.layer_types import ALL_ALIKE, known_layer_types
+from boomerang.models.layer_types import (
+    ALL_ALIKE,
+    known_layer_types,
+    leaves_types_open,
+    with_layer_types,
+)
 from disk import save_pair
 from tiny_models import tiny_config
 
@@ -65,7 +69,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         nested = "text_config" in config.sub_configs
         return nested, (config.text_config if nested else config).to_dict()
 
-    monkeypatch.setattr(expand, "_seen", seen)
+    monkeypatch.setattr(layer_types, "_seen", seen)
 
 
 @pytest.mark.usefixtures("alone")
@@ -195,7 +199,7 @@ def test_the_class_is_asked_in_another_process(tmp_path: Path) -> None:
 def test_it_may_take_so_much_memory_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expand, "_MEMORY_BEYOND_IMPORT", 64 * 1024 * 1024)
+    monkeypatch.setattr(layer_types, "_MEMORY_BEYOND_IMPORT", 64 * 1024 * 1024)
     config = {"model_type": "gpt_neo", "num_layers": 4, "sliding_window": 8}
     config |= {"attention_types": [[["global"], 10**10]]}
     with pytest.raises(ConfigError, match=r"transformers cannot read it \(.*MemoryError"):
@@ -216,20 +220,22 @@ def test_it_may_take_so_much_memory_and_no_more(
 def test_no_answer_is_an_error(
     script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expand, "_SCRIPT", script)
-    monkeypatch.setattr(expand, "_SECONDS", 0.5 if "sleep" in script else 60)
+    monkeypatch.setattr(layer_types, "_SCRIPT", script)
+    monkeypatch.setattr(layer_types, "_SECONDS", 0.5 if "sleep" in script else 60)
     with pytest.raises(ConfigError, match=reason):
         with_layer_types(old("mistral", model_type="unheard_of"), tmp_path)
 
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     # The script as it is, with an endless wait in the place of the import.
-    script = expand._SCRIPT.replace("from transformers import", "import time; time.sleep(60) #")
+    script = layer_types._SCRIPT.replace(
+        "from transformers import", "import time; time.sleep(60) #"
+    )
     started = f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
     code = (
-        "from pathlib import Path; from boomerang.models import expand;"
-        f"expand._SCRIPT = {started + script!r};"
-        "expand._seen(Path('.'))"
+        "from pathlib import Path; from boomerang.models import layer_types;"
+        f"layer_types._SCRIPT = {started + script!r};"
+        "layer_types._seen(Path('.'))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as parent:
         pid = _wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
