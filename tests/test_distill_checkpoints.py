@@ -13,10 +13,16 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from boomerang.checkpoint.student_config import read_student_config
-from boomerang.distill.checkpointing import last_checkpoint, remove_all, remove_incomplete
+from boomerang.distill.checkpoints import (
+    checkpoint_to_resume,
+    damage,
+    last_checkpoint,
+    remove_all,
+)
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Loss
 from boomerang.distill.trainer import DistillTrainer
+from boomerang.errors import OutputError
 from test_distill_training import rows_of
 from tiny_models import tiny_pair
 
@@ -74,7 +80,7 @@ def test_what_was_being_written_is_ignored_and_goes_away(
     assert {path.name for path in out.iterdir()} == {"checkpoint-2", "partial"}
     assert last_checkpoint(out) == out / "checkpoint-2"
 
-    remove_incomplete(out)
+    assert checkpoint_to_resume(out, print) == out / "checkpoint-2"
     assert {path.name for path in out.iterdir()} == {"checkpoint-2"}
     resumed = trainer_in(out)
     resumed.train(resume_from_checkpoint=str(last_checkpoint(out)))
@@ -84,7 +90,7 @@ def test_what_was_being_written_is_ignored_and_goes_away(
     # Nothing is missing, and what a killed Trainer had left under the final name would have been.
     expected = {path.name for path in (tmp_path / "straight" / "checkpoint-4").iterdir()}
     assert {path.name for path in (out / "checkpoint-4").iterdir()} == expected
-    assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"} <= expected
+    assert {"model.safetensors", "optimizer", "rng_state.pth", "trainer_state.json"} <= expected
 
 
 def test_a_checkpoint_is_a_student(tmp_path: Path) -> None:
@@ -98,17 +104,15 @@ def test_a_checkpoint_is_a_student(tmp_path: Path) -> None:
 
 def test_broken_and_left_over_directories_are_removed_and_others_are_not(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "none") is None
-    remove_incomplete(tmp_path / "none")
+    assert checkpoint_to_resume(tmp_path / "none", print) is None
     trainer_in(tmp_path, max_steps=2).train()
     for name in ("checkpoint-10", "checkpoint-11"):
         shutil.copytree(tmp_path / "checkpoint-2", tmp_path / name)
-    state = tmp_path / "checkpoint-10" / "trainer_state.json"
-    state.write_text(json.dumps({**json.loads(state.read_text()), "global_step": 10}))
     (tmp_path / "checkpoint-11" / "trainer_state.json").write_text('{"global_')
     (tmp_path / "runs").mkdir(exist_ok=True)
     (tmp_path / ".checkpoint-12.boomerang-partial-x").mkdir()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    remove_incomplete(tmp_path)
+    assert checkpoint_to_resume(tmp_path, print) == tmp_path / "checkpoint-10"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"checkpoint-2", "checkpoint-10", "runs"}
     remove_all(tmp_path)
@@ -154,15 +158,59 @@ def test_a_checkpoint_with_a_damaged_file_is_passed_over(tmp_path: Path) -> None
     out = tmp_path / "out"
     trainer_in(out).train()
     newest, before = out / "checkpoint-6", out / "checkpoint-4"
-    files = [path for path in newest.iterdir() if path.suffix in (".pt", ".pth", ".safetensors")]
-    assert len(files) == 4
+    files = [path for path in newest.rglob("*") if path.is_file() and path.name != "hashes.json"]
+    assert {"model.safetensors", "__0_0.distcp", "rng_state.pth"} <= {path.name for path in files}
     for file in files:
         content = file.read_bytes()
-        file.write_bytes(content[: len(content) - 100])
+        file.write_bytes(content[:-1])
         assert last_checkpoint(out) == before, file.name
+        # One bit, in the middle of the file.
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        name = str(file.relative_to(newest))
+        assert damage(newest) == f"{name} has changed"
+        file.unlink()
+        assert damage(newest) == f"{file.name} is missing"
         file.write_bytes(content)
-    assert last_checkpoint(out) == newest
+    assert last_checkpoint(out) == newest and damage(newest) is None
     (newest / "scheduler.pt").unlink()
-    assert last_checkpoint(out) == before
-    remove_incomplete(out)
+    said: list[str] = []
+    assert checkpoint_to_resume(out, said.append) == before
+    assert said == ["checkpoint-6 is damaged (scheduler.pt is missing); going on from checkpoint-4"]
     assert not newest.exists() and before.exists()
+
+
+def test_parameters_that_no_step_has_trained_have_no_state_after_resuming(tmp_path: Path) -> None:
+    def trainer(name: str) -> DistillTrainer:
+        made = trainer_in(tmp_path / name, max_steps=3, save_steps=1)
+        made.module.mirror = 1.0
+        return made
+
+    straight = trainer("straight")
+    straight.train()
+    resumed = trainer("resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-1"))
+    assert_equal(weights(resumed), weights(straight))
+    count = len(list(straight.module.parameters()))
+    assert 0 < len(resumed.optimizer.state) == len(straight.optimizer.state) < count
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{", '{"config.json": 1}'])
+def test_without_a_whole_checkpoint_nothing_begins_anew(tmp_path: Path, record: str) -> None:
+    trainer_in(tmp_path, max_steps=2).train()
+    (tmp_path / "checkpoint-2" / "hashes.json").write_text(record)
+    with pytest.raises(OutputError, match=r"no checkpoint to go on from: checkpoint-2 is damaged"):
+        checkpoint_to_resume(tmp_path, print)
+    assert (tmp_path / "checkpoint-2").exists()
+
+
+def test_a_damaged_best_checkpoint_is_not_loaded(tmp_path: Path) -> None:
+    trainer = trainer_in(tmp_path, max_steps=2)
+    trainer.train()
+    weights_file = tmp_path / "checkpoint-2" / "model.safetensors"
+    content = bytearray(weights_file.read_bytes())
+    content[-1] ^= 1
+    weights_file.write_bytes(content)
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-2")
+    with pytest.raises(OutputError, match=r"is damaged \(model\.safetensors has changed\)"):
+        trainer._load_best_model()

@@ -7,20 +7,41 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, OPTConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconH1Config,
+    MambaConfig,
+    OPTConfig,
+)
 
 import boomerang
 from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.packing import check_packing
-from boomerang.errors import RecipeError
+from boomerang.errors import CheckpointError, RecipeError
 from boomerang.text.pack import Document, Row, packed
 from boomerang.text.rows import Rows, collate
 from tiny_models import ARCHITECTURES, tiny_model
 
-# Attention without a look at positions, a recurrent state, and learned positions by attention mask.
+# Attention without a look at positions, a recurrent state alone and beside attention, which leaks
+# less than bfloat16 rounds, and learned positions by attention mask.
 LEAKING: dict[str, Any] = {
     "bloom": BloomConfig(vocab_size=512, hidden_size=32, n_layer=3, n_head=4),
     "mamba": MambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=3),
+    "falcon_h1": FalconH1Config(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        mamba_d_ssm=64,
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_d_state=16,
+        mamba_n_groups=1,
+        mamba_chunk_size=16,
+    ),
     "opt": OPTConfig(
         vocab_size=512,
         hidden_size=32,
@@ -75,11 +96,20 @@ def test_packed_documents_have_the_logits_they_have_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEAKING)
-def test_models_that_see_across_documents_are_refused(name: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_models_that_see_across_documents_are_refused(name: str, dtype: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(LEAKING[name]).eval()
+        model = AutoModelForCausalLM.from_config(LEAKING[name]).eval().to(dtype)
     with pytest.raises(RecipeError, match=r"data\.packing: .* set data\.packing: false"):
+        check_packing(model, batch_size=8)
+
+
+@torch.no_grad()
+def test_weights_that_are_not_finite_are_named_as_such() -> None:
+    model: Any = tiny_model("llama")
+    model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"^teacher: gives logits that are not finite; check"):
         check_packing(model, batch_size=8)
 
 

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 import boomerang
 from boomerang.checkpoint.loading import load_model
-from boomerang.checkpoint.student_config import write_student_config
+from boomerang.checkpoint.student_config import read_student_config, write_student_config
 from boomerang.cli import app
-from boomerang.distill.checkpointing import last_checkpoint
+from boomerang.distill.checkpoints import last_checkpoint
 from boomerang.distill.inputs import Inputs
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Recipe
@@ -146,6 +146,57 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert boomerang.distill(recipe) == out
     with pytest.raises(OutputError, match="mirror, seed"):
         boomerang.distill(Recipe.parse(content | {"mirror": 0.5, "seed": 7}))
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_a_run_that_was_killed_before_publishing_takes_no_step_more(
+    content: dict[str, Any], interrupt_at: Any, best: bool
+) -> None:
+    content["training"] |= {"max_steps": 4, "save_steps": 2, "lr_scheduler_type": "constant"}
+    if best:
+        # The first evaluation is the best one.
+        content["training"] |= {"eval_steps": 2, "load_best_model_at_end": True}
+        content["training"] |= {"learning_rate": 1.0, "metric_for_best_model": "loss"}
+    recipe = Recipe.parse(content)
+    out = boomerang.distill(recipe)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    final = (out / "checkpoints/checkpoint-4/model.safetensors").read_bytes()
+    assert (before["model.safetensors"] == final) != best
+    for name in ("config.json", "model.safetensors"):
+        (out / name).unlink()
+    for step in range(6):
+        interrupt_at(step)
+    boomerang.distill(recipe)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content["training"] |= {"max_steps": 4, "save_steps": 1}
+    out = boomerang.distill(Recipe.parse(content))
+    before = (out / "model.safetensors").read_bytes()
+    (out / "config.json").unlink()
+    damaged = out / "checkpoints/checkpoint-4/optimizer/__0_0.distcp"
+    flipped = bytearray(damaged.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    damaged.write_bytes(flipped)
+    capsys.readouterr()
+    boomerang.distill(Recipe.parse(content))
+    assert (out / "model.safetensors").read_bytes() == before
+    said = capsys.readouterr().err
+    assert "checkpoint-4 is damaged (optimizer/__0_0.distcp has changed); going on" in said
+
+
+def test_an_explicit_order_is_recorded_with_the_student(content: dict[str, Any]) -> None:
+    content["training"] |= {"max_steps": 1}
+    out = boomerang.distill(Recipe.parse(content))
+    assert read_student_config(out)[1] is None
+    for number, order in enumerate(([1, 0, 2], "last-to-first")):
+        other = content | {"out": f"{content['out']}-{number}", "order": order}
+        student = boomerang.distill(Recipe.parse(other))
+        recorded = read_student_config(student)[1]
+        assert recorded == tuple(order if isinstance(order, list) else (2, 1, 0))
 
 
 def test_an_output_with_something_else_in_it_is_refused(content: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def trainer_in(out: Path, *, divided: bool = False, **options: Any) -> DistillTr
         "eval_strategy": "steps",
         "eval_steps": 3,
         "logging_steps": 1,
-        "save_steps": 2,
+        "save_steps": 1,
         "ddp_find_unused_parameters": True,
         "disable_tqdm": True,
         "use_cpu": True,
@@ -105,13 +105,13 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     results = {
         "two": outcome(trainer_in(out / "two")),
-        "one, then two": outcome(trainer_in(out / "again"), out / "one/checkpoint-2"),
+        "one, then two": outcome(trainer_in(out / "again"), out / "one/checkpoint-1"),
         "divided": outcome(trainer_in(out / "divided", divided=True)),
         "divided, then again": outcome(
-            trainer_in(out / "divided-again", divided=True), out / "divided/checkpoint-2"
+            trainer_in(out / "divided-again", divided=True), out / "divided/checkpoint-1"
         ),
         "one, then divided": outcome(
-            trainer_in(out / "one-divided", divided=True), out / "one/checkpoint-2"
+            trainer_in(out / "one-divided", divided=True), out / "one/checkpoint-1"
         ),
         "divided, frozen": outcome(
             trainer_in(

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import TrainingArguments
 
 from ..checkpoint.directory import read_config
 from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.resolve import resolve
-from ..errors import RecipeError
+from ..errors import OutputError, RecipeError
 from ..student import cut
 from ..text.prepare import load_phases, load_rows, prepare_rows, rows_hash
 from ..text.rows import Rows
 from .callbacks import JsonLines, ShowPlan, ShowProgress
-from .checkpointing import last_checkpoint, remove_incomplete
+from .checkpoints import checkpoint_to_resume, last_checkpoint
 from .inputs import Inputs
 from .module import DistillModule
 from .packing import check_packing
@@ -33,6 +34,8 @@ from .trainer import DistillTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..layers import Order
 
 # Checkpoints and evaluations, where the recipe does not plan them: every tenth of the run.
 _OFTEN = 0.1
@@ -62,6 +65,7 @@ def distill(recipe: Recipe | str | Path) -> Path:
     """
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
+    order = recipe.order
     recipe = recipe.resolved(read_config(resolve(recipe.teacher, weights=False)))
     out = Output(recipe)
     args = training_arguments(recipe)
@@ -73,29 +77,58 @@ def distill(recipe: Recipe | str | Path) -> Path:
         out.check_inputs(hashes)
         out.check_step(args)
     if not out.finished:
-        _train(recipe, args, inputs, out, hashes)
+        _train(recipe, args, inputs, out, hashes, order)
     if args.should_save:
         out.discard_checkpoints()
     return out.path
 
 
 def _train(
-    recipe: Recipe, args: TrainingArguments, inputs: Inputs, out: Output, hashes: dict[str, str]
+    recipe: Recipe,
+    args: TrainingArguments,
+    inputs: Inputs,
+    out: Output,
+    hashes: dict[str, str],
+    order: Order | None,
 ) -> None:
     claimed_now = not out.claimed
     if args.should_save:
         out.claim(hashes, args)
     try:
-        trainer = prepare(recipe, args, inputs)
+        trainer = prepare(recipe, args, inputs, order)
     except BaseException:
         # A recipe that cannot be used must not leave an output.
         if args.should_save and claimed_now:
             out.release()
         raise
+    checkpoint = _checkpoint(out, args)
+    if checkpoint is None or not trainer.load_finished(checkpoint):
+        _run(trainer, recipe, out, checkpoint, release=claimed_now)
+    weights = trainer.student_weights()
     if args.should_save:
-        remove_incomplete(out.checkpoints)
+        out.publish(partial(trainer.save_student, weights=weights))
     trainer.accelerator.wait_for_everyone()
-    checkpoint = last_checkpoint(out.checkpoints)
+
+
+def _checkpoint(out: Output, args: TrainingArguments) -> Path | None:
+    """The checkpoint to go on from, the same in all processes."""
+    problem = None
+    if args.should_save:
+        try:
+            checkpoint_to_resume(out.checkpoints, partial(_say, args))
+        except OutputError as error:
+            problem = error
+    # Waits until damaged ones are gone.
+    problem = next(filter(None, gather_object([problem])), None)
+    if problem is not None:
+        raise problem
+    return last_checkpoint(out.checkpoints)
+
+
+def _run(
+    trainer: DistillTrainer, recipe: Recipe, out: Output, checkpoint: Path | None, *, release: bool
+) -> None:
+    args = trainer.args
     plan = partial(Plan.of, trainer.module, args, recipe.data.sequence_length)
     progress, stop = ShowProgress(), StopOnSignal()
     for callback in (JsonLines(out.path / LOG), ShowPlan(plan), progress, stop):
@@ -103,7 +136,7 @@ def _train(
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RecipeError:
-        if args.should_save and claimed_now:
+        if args.should_save and release:
             out.release()
         raise
     finally:
@@ -118,16 +151,13 @@ def _train(
         )
         trainer.accelerator.wait_for_everyone()
         raise SystemExit(128 + stop.signal)
-    weights = trainer.student_weights()
-    if args.should_save:
-        out.publish(partial(trainer.save_student, weights=weights))
-    trainer.accelerator.wait_for_everyone()
 
 
 def prepare(
     recipe: Recipe,
     args: TrainingArguments,
     inputs: Inputs,
+    order: Order | None = None,
 ) -> DistillTrainer:
     """Load models and text and put the trainer together, ready for `train()`.
 
@@ -135,13 +165,14 @@ def prepare(
         recipe: What to do; `resolved`.
         args: As `training_arguments` makes them.
         inputs: What to load.
+        order: The order to record with the student, where the recipe gave one.
 
     Raises:
         RecipeError: Trainer does not accept a value, or the teacher no packed rows.
         BoomerangError: A model or a text cannot be used.
     """
     assert recipe.switch is not None and recipe.mirror is not None
-    say = partial(_console(args).print, markup=False, highlight=False)
+    say = partial(_say, args)
     tokenizer = load_tokenizer(inputs.teacher, **recipe.model.for_tokenizer())
     say(f"Loading teacher {recipe.teacher} and its student")
     # Mixed precision wants the teacher's weights in it; without, the student's states must fit
@@ -181,11 +212,10 @@ def prepare(
             args,
             rows,
             held_out,
-            tokenizer,
             members=recipe.members(layers),
             phases=load_phases(recipe.data, Output(recipe).data),
         )
-    trainer.source = inputs.teacher
+    trainer.source, trainer.order = inputs.teacher, order
     rehearse(trainer)
     return trainer
 
@@ -198,7 +228,7 @@ def _rows(
     with args.main_process_first(local=args.save_on_each_node, desc="preparing the text"):
         if args.should_save:
             content = rows_hash(data, inputs.text_hash, inputs.tokenizer_hash, reference=reference)
-            say = partial(_console(args).print, markup=False, highlight=False)
+            say = partial(_say, args)
             prepare_rows(data, tokenizer, directory, content, reference=reference, say=say)
     return load_rows(data, directory)
 
@@ -242,6 +272,10 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if recipe.shard:
         check_possible(args)
     return args
+
+
+def _say(args: TrainingArguments, line: str) -> None:
+    _console(args).print(line, markup=False, highlight=False)
 
 
 def _console(args: TrainingArguments) -> Console:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.output import new_directory, write_text
 from ..errors import OutputError
-from .checkpointing import last_checkpoint, remove_all
+from .checkpoints import last_checkpoint, remove_all
 from .recipe import FILE_NAME, Recipe
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -32,9 +32,6 @@ from .module import DistillModule, LossSums
 from .sharding import local
 from .signals import shield_workers
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 # Each loss term of the logs: its sum over a stretch of training and what it is divided by.
 Terms = dict[str, tuple[Tensor, Tensor]]
 
@@ -50,7 +47,6 @@ class DistillTrainer(CheckpointingTrainer):
         args: As for any Trainer.
         rows: What to train on.
         held_out: What to evaluate on, with `eval_strategy` or `evaluate()`.
-        tokenizer: Saved beside the student.
         callbacks: As for any Trainer.
         members: Members to evaluate besides the student: by their number of patched blocks, the
             student layers that are patched.
@@ -70,7 +66,6 @@ class DistillTrainer(CheckpointingTrainer):
         args: TrainingArguments,
         rows: Rows,
         held_out: Rows | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
         callbacks: Iterable[TrainerCallback] = (),
         members: Mapping[int, tuple[int, ...]] | None = None,
         phases: Sequence[Phase] = (),
@@ -91,7 +86,6 @@ class DistillTrainer(CheckpointingTrainer):
             data_collator=CollateNumbered(collate),
             train_dataset=NumberedRows(rows),
             eval_dataset=held_out,
-            processing_class=tokenizer,
             callbacks=list(callbacks),
         )
         self.model_accepts_loss_kwargs = True
