@@ -384,6 +384,7 @@ def test_outputs_that_are_in_the_way(pair: tuple[Path, Path], tmp_path: Path) ->
             boomerang.build(*pair, tmp_path / out, patch=1)
     assert (tmp_path / "file").read_text() == (tmp_path / "full" / "file").read_text() == "mine"
     boomerang.build(*pair, tmp_path / "empty", patch=1)
+    (tmp_path / "full" / "file").rename(tmp_path / "full" / "boomerang.json")
     boomerang.build(*pair, tmp_path / "full", patch=1, overwrite=True)
     assert content(tmp_path / "full") == content(tmp_path / "empty")
     assert nothing_but(tmp_path, "file", "full", "empty")

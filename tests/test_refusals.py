@@ -186,7 +186,7 @@ def test_a_disk_that_fills_up_is_the_only_thing_said(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("boomerang.checkpoint.output._sync", full)
-    assert "no space" in refused(capsys, monkeypatch, tmp_path, *pair, *choice)
+    assert "No space left" in refused(capsys, monkeypatch, tmp_path, *pair, *choice)
 
 
 def test_a_family_is_not_begun_that_does_not_fit_as_a_whole(

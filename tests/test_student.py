@@ -98,8 +98,12 @@ def test_an_output_in_use_is_refused_unless_overwritten(stories: Path, tmp_path:
     with pytest.raises(OutputError, match="not empty"):
         init_student(stories, out, layers)
     assert (out / "precious").read_text() == "keep me"
+    with pytest.raises(OutputError, match="was not made by boomerang"):
+        init_student(stories, out, layers, overwrite=True)
+    assert (out / "precious").read_text() == "keep me"
+    (out / "precious").rename(out / "student_config.json")
     init_student(stories, out, layers, overwrite=True)
-    assert not (out / "precious").exists()
+    assert read_student_config(out)[0] == layers
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):

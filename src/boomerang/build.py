@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .callable_module import make_callable
-from .errors import LayerMapError, OutputError
+from .errors import LayerMapError
 from .layers import Member, Order
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def build(
         batch: Texts at once, for `memory`.
         dtype: `"bfloat16"`, `"float16"` or `"float32"`; by default each tensor has the teacher's.
         max_shard_size: The most bytes of weights in a file, or such as `"5GB"`.
-        overwrite: Replace an `out` that is not empty.
+        overwrite: Replace an `out` that this package made.
         push_to_hub: A repository on the hub (`owner/name`) to upload the result to as well.
         keep: The teacher layers that the student keeps, where it has no `student_config.json`.
 
@@ -183,14 +183,14 @@ def write_member(
     """
     from .checkpoint.card import licence, model_card
     from .checkpoint.companions import copy_companions, find_companions
-    from .checkpoint.output import check_space, new_directory, write_json
+    from .checkpoint.output import check_apart, check_space, new_directory, write_json
     from .checkpoint.record import write_record
     from .checkpoint.write import write_weights
     from .units import parse_bytes
 
     shard_size = parse_bytes(max_shard_size, "max_shard_size")
     source = family.pair.teacher.directory
-    _check_apart(out, family.directories)
+    check_apart(out, *family.directories)
     plan = family.pair.plan(member, dtype)
     # Whatever a source can be refused for is found before anything is written.
     same = member.num_layers == family.pair.layers.num_layers
@@ -275,18 +275,6 @@ def check_room(
 def member_directory(family: FamilyOnDisk, member: Member, out: Path) -> Path:
     """Where in `out` a member of a whole family goes: by the teacher's name and its layers."""
     return out / f"{family.name}-{member.num_layers}L"
-
-
-def _check_apart(out: Path, sources: Iterable[Path]) -> None:
-    target = out.resolve()
-    for source in sources:
-        home = source.resolve()
-        if target == home or home in target.parents or target in home.parents:
-            raise OutputError(
-                f"is not apart from the checkpoint {source} it is made from",
-                where=out,
-                fix="name a directory elsewhere",
-            )
 
 
 def _ignore(_: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint.companions import find_companions
 from .checkpoint.directory import read_config
-from .checkpoint.output import new_directory
+from .checkpoint.output import check_apart, check_free, new_directory
 from .checkpoint.resolve import resolve
 from .checkpoint.student_config import write_student_config, write_student_files
 from .errors import LayerMapError
@@ -71,7 +71,7 @@ def init_student(
         layers: The teacher layers to keep.
         random: Initialise the weights at random instead of copying them (the paper's control).
         seed: Of the random initialisation.
-        overwrite: Replace an `out` that is not empty.
+        overwrite: Replace an `out` that this package made.
         **model_kwargs: For `from_pretrained` when the teacher is loaded.
 
     Returns:
@@ -82,23 +82,28 @@ def init_student(
         LayerMapError: `layers` does not fit the teacher.
         CheckpointError: The teacher cannot be loaded.
         ConfigError, ArchitectureError: The architecture is not supported.
-        OutputError: `out` is not empty or cannot be written.
+        OutputError: `out` is not empty, is, holds or lies inside the teacher, or cannot be
+            written.
     """
     from .checkpoint.loading import load_model
 
     out = Path(out)
+    check_free(out, overwrite=overwrite)
     source: Path | None = None
+    if isinstance(teacher, str | Path):
+        trust = bool(model_kwargs.get("trust_remote_code", False))
+        source = resolve(teacher, trust_remote_code=trust)
+        check_apart(out, source)
+        # Before the weights are read, which may take minutes.
+        _check_depth(read_config(source), layers)
+        find_companions(source, same_layers=False)
+        teacher = load_model(source, **model_kwargs)
+    elif teacher.name_or_path:
+        check_apart(out, teacher.name_or_path)
+    student = cut(teacher, layers)
+    if random:
+        student = random_like(student, seed)
     with new_directory(out, overwrite=overwrite) as partial:
-        if isinstance(teacher, str | Path):
-            trust = bool(model_kwargs.get("trust_remote_code", False))
-            source = resolve(teacher, trust_remote_code=trust)
-            # The config tells about a wrong plan long before the weights are read.
-            _check_depth(read_config(source), layers)
-            find_companions(source, same_layers=False)
-            teacher = load_model(source, **model_kwargs)
-        student = cut(teacher, layers)
-        if random:
-            student = random_like(student, seed)
         student.save_pretrained(partial)
         if source is None:
             write_student_config(partial, layers)

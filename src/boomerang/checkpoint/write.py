@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError
 from .convert import pieces, read_exactly
 from .header import DTYPE_BITS
 from .member_plan import Item
@@ -53,7 +53,7 @@ def write_weights(
 
     Raises:
         CheckpointError: A source cannot be read.
-        OutputError: The disk is full or cannot be written to.
+        OSError: The disk is full or cannot be written to.
     """
     shards = split(items, max_shard_size)
     names = [SINGLE]
@@ -116,16 +116,13 @@ def _phase(items: Sequence[Item]) -> int:
 def _write_file(path: Path, items: Sequence[Item], report: Report) -> None:
     # Widest first, so that every tensor begins at a multiple of its element size; then by name.
     ordered = sorted(items, key=lambda item: (-DTYPE_BITS[item.dtype], item.name))
-    try:
-        with path.open("xb", buffering=0) as file:
-            _write_all(file.fileno(), header(ordered))
-            with _Flusher(file.fileno()) as flusher:
-                for item in ordered:
-                    for count in _write_item(file.fileno(), item):
-                        report(count)
-                        flusher.wrote(count)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=path) from None
+    with path.open("xb", buffering=0) as file:
+        _write_all(file.fileno(), header(ordered))
+        with _Flusher(file.fileno()) as flusher:
+            for item in ordered:
+                for count in _write_item(file.fileno(), item):
+                    report(count)
+                    flusher.wrote(count)
 
 
 class _Flusher:

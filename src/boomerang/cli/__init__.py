@@ -97,6 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _UsageError as error:
         place = error.ctx.command_path if error.ctx is not None else "boomerang"
         code = _say(f"{error.format_message()} (`{place} --help` tells more)", error.exit_code)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # What the user named, or the disk; errors of the network have no number.
+        name = f"{error.filename}: " if error.filename else ""
+        code = _say(f"{name}{error.strerror}", 2)
     except (typer.Abort, KeyboardInterrupt):
         code = _say("interrupted", 1)
     raise SystemExit(code)

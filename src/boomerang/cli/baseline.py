@@ -49,7 +49,7 @@ def naive(
 ) -> None:
     """The same layers without any distillation, patched in the same order."""
     settings, wanted = common.settings(), _wanted(layers)
-    bench = _bench(teacher, student, common)
+    bench = _bench(teacher, student, results, common)
 
     from ..baselines.naive import evaluate_naive
 
@@ -74,7 +74,7 @@ def random(
 ) -> None:
     """A student distilled from random weights with the same recipe, patched in the same order."""
     settings, wanted = common.settings(), _wanted(layers)
-    bench = _bench(teacher, control, common)
+    bench = _bench(teacher, control, results, common)
 
     from ..baselines.random import evaluate_random
 
@@ -135,7 +135,7 @@ def distilled(
 ) -> None:
     """Students of some sizes, each distilled by itself with the family's recipe and tokens."""
     settings, wanted = common.settings(), _wanted(layers)
-    bench = _bench(teacher, student, common)
+    bench = _bench(teacher, student, results, common)
     sizes = bench.sizes(wanted)
 
     from ..baselines.distilled import SERIES, check_teacher, distil_sizes, family_recipe
@@ -161,7 +161,7 @@ def pretrained(
 ) -> None:
     """Models of your own; with another tokenizer, of text only bits per byte can be compared."""
     settings = common.settings()
-    bench = _bench(teacher, student, common)
+    bench = _bench(teacher, student, results, common)
 
     from ..evaluate.results import PRETRAINED
 
@@ -183,7 +183,7 @@ def _pruned(
     settings, wanted = common.settings(), _wanted(layers)
     if not calibration:
         raise DataError("there is nothing to calibrate on", fix=f"give {_CALIBRATION} FILE")
-    bench = _bench(teacher, student, common)
+    bench = _bench(teacher, student, results, common)
     sizes = bench.sizes(wanted)
 
     from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
@@ -216,7 +216,10 @@ def _wanted(layers: str | None) -> list[int] | None:
     return None if layers is None else options.layer_list(layers, "--layers")
 
 
-def _bench(teacher: str, student: str, common: Measuring) -> Bench:
+def _bench(teacher: str, student: str, results: Path, common: Measuring) -> Bench:
+    from ..checkpoint.output import check_apart
+
+    check_apart(results, teacher, student)
     keep, loading = common.keep, common.loading()
 
     from ..baselines.bench import Bench

@@ -26,7 +26,7 @@ OrderOption = Annotated[
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an output that is not empty.")
+    bool, typer.Option("--overwrite", help="Replace an output that boomerang made.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Every = Annotated[int | None, typer.Option(help="Keep every n-th teacher layer (default 2).")]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.lock import LOCK
 from ..checkpoint.output import write_text
 from ..distill.recipe import Recipe
 from ..errors import DataError, OutputError
@@ -182,7 +183,9 @@ def check_output(out: Path) -> None:
     try:
         if not out.exists() or (out / FILE_NAME).exists():
             return
-        foreign = not out.is_dir() or any(path.name != TEACHER for path in out.iterdir())
+        foreign = not out.is_dir() or any(
+            path.name not in (TEACHER, LOCK) for path in out.iterdir()
+        )
     except OSError as error:
         raise OutputError(f"cannot be read ({error.strerror})", where=out) from None
     if foreign:
@@ -209,8 +212,4 @@ def claim(out: Path, plan: Settings) -> None:
                 fix="name another directory",
             )
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(record, json.dumps(wanted, indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
+    write_text(record, json.dumps(wanted, indent=2) + "\n")

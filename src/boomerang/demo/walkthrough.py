@@ -15,6 +15,8 @@ from ..baselines.naive import evaluate_naive
 from ..baselines.random import evaluate_random
 from ..build import build
 from ..checkpoint.directory import read_config
+from ..checkpoint.lock import locked
+from ..checkpoint.output import check_apart
 from ..checkpoint.resolve import resolve
 from ..checkpoint.student_config import read_student_config
 from ..distill import distill
@@ -87,11 +89,14 @@ def run_demo(
         **settings: Fields of `Settings` that are not decided by the above.
 
     Raises:
-        OutputError: `out` holds a run with other settings, or something else.
+        OutputError: `out` holds a run with other settings, the teacher or something else, or
+            another process writes into it.
         LayerMapError: The teacher does not have these layers.
         DataError: The text cannot be read, or is too short.
         BoomerangError: The teacher cannot be used.
     """
+    if teacher is not None:
+        check_apart(out, teacher)
     check_output(out)
     directory = _teacher(out, teacher, real, say)
     config = read_config(directory)
@@ -105,7 +110,20 @@ def run_demo(
     plan = Settings(content_hash(directory), kept=layers.kept, **fields)
     texts = Texts.of(data, plan.heldout_characters)
     plan = plan.with_text(texts.name, tokens)
-    claim(out, plan)
+    with locked(out):
+        claim(out, plan)
+        return _walk(directory, out, layers, plan, texts, controls, say)
+
+
+def _walk(
+    directory: Path,
+    out: Path,
+    layers: LayerMap,
+    plan: Settings,
+    texts: Texts,
+    controls: bool,
+    say: Say,
+) -> Outcome:
     training, heldout = texts.write(out / "text", plan.heldout_characters)
     characters = len(heldout.read_text(encoding="utf-8"))
     if not (out / "student" / "config.json").exists():

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from ..checkpoint.directory import read_config
 from ..checkpoint.loading import load_model, load_tokenizer
+from ..checkpoint.lock import locked
 from ..checkpoint.resolve import resolve
 from ..errors import OutputError, RecipeError
 from ..student import cut
@@ -58,7 +59,8 @@ def distill(recipe: Recipe | str | Path) -> Path:
 
     Raises:
         RecipeError: A value does not hold for these models or this machine.
-        OutputError: The output holds something else.
+        OutputError: The output holds something else or a model that is read, another process writes
+            into it, or the disk is full.
         TrainingError: A loss or gradient is not finite.
         SystemExit: A signal stopped the run; the code is 128 plus its number.
         BoomerangError: A model or a text cannot be used; see the subclasses.
@@ -69,6 +71,12 @@ def distill(recipe: Recipe | str | Path) -> Path:
     recipe = recipe.resolved(read_config(resolve(recipe.teacher, weights=False)))
     out = Output(recipe)
     args = training_arguments(recipe)
+    with locked(out.path, when=args.should_save):
+        _distill(recipe, args, out)
+    return out.path
+
+
+def _distill(recipe: Recipe, args: TrainingArguments, out: Output) -> None:
     if args.should_save:
         out.check_recipe()
     inputs = Inputs.find(recipe)
@@ -80,7 +88,6 @@ def distill(recipe: Recipe | str | Path) -> Path:
         _train(recipe, args, inputs, out, hashes, order)
     if args.should_save:
         out.discard_checkpoints()
-    return out.path
 
 
 def _train(

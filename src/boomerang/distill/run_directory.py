@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.output import new_directory, write_text
+from ..checkpoint.output import check_apart, is_occupied, new_directory, write_text
 from ..errors import OutputError
 from .checkpoints import last_checkpoint, remove_all
 from .recipe import FILE_NAME, Recipe
@@ -66,8 +66,9 @@ class Output:
         """See that the directory is free, or this recipe's already.
 
         Raises:
-            OutputError: It is not.
+            OutputError: It is not, or it is, holds or lies inside the teacher or the student.
         """
+        check_apart(self.path, self.recipe.teacher, *filter(None, [self.recipe.student]))
         record = self.path / FILE_NAME
         if record.exists():
             changed = Recipe.load(record).differences(self.recipe)
@@ -77,7 +78,7 @@ class Output:
                     where=self.path,
                     fix="give another `out`, or the recipe it was made by",
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif is_occupied(self.path):
             raise OutputError(
                 "is not empty and holds no run to go on with",
                 where=self.path,
@@ -131,16 +132,9 @@ class Output:
             OutputError: It cannot be written.
         """
         record = json.dumps({**inputs, _STEP: _rows_per_step(args)}, indent=2) + "\n"
-        try:
-            if self.claimed:
-                write_text(self.path / _INPUTS, record)
-                write_text(self.path / FILE_NAME, self.recipe.to_yaml())
-            else:
-                with new_directory(self.path) as partial:
-                    (partial / _INPUTS).write_text(record)
-                    self.recipe.save(partial / FILE_NAME)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror})", where=self.path) from None
+        # The recipe first: a directory with anything else alone would belong to nobody.
+        write_text(self.path / FILE_NAME, self.recipe.to_yaml())
+        write_text(self.path / _INPUTS, record)
 
     def release(self) -> None:
         """Take back what `claim` wrote and what was prepared since."""
@@ -159,7 +153,8 @@ class Output:
         """
         # Under a name of its own first: what a killed run leaves of it, the next one replaces.
         complete = self.path / _PUBLISHING
-        with new_directory(complete, overwrite=True) as partial:
+        shutil.rmtree(complete, ignore_errors=True)
+        with new_directory(complete) as partial:
             save(partial)
         for file in sorted(complete.iterdir(), key=lambda path: path.name == _CONFIG):
             # A folder takes no other one's place.

@@ -109,10 +109,13 @@ def evaluate(
         LayerMapError: No such member.
         DataError: A text or task cannot be used, an option is out of range, or there is nothing to
             measure on.
-        OutputError: `out` holds an evaluation with other settings.
+        OutputError: `out` holds an evaluation with other settings or a model that is read, another
+            process writes into it, or the disk is full.
         ResultsError: A log-likelihood or a logit is not finite, or a file in `out` is damaged.
     """
     from ..checkpoint.loading import load_tokenizer
+    from ..checkpoint.lock import locked
+    from ..checkpoint.output import check_apart
     from ..checkpoint.resolve import resolve
     from ..family import Family
     from ..hashing import content_hash
@@ -141,22 +144,24 @@ def evaluate(
     trust = bool(model_kwargs.get("trust_remote_code", False))
     named = teacher, student
     teacher, student = (resolve(each, trust_remote_code=trust) for each in named)
+    check_apart(Path(out), teacher, student)
     device = own_device(device)
-    rows = measure(
-        Family.from_pretrained(
-            teacher, student, dtype=dtype, device=device, keep=keep, **model_kwargs
-        ),
-        out,
-        tokenizer=load_tokenizer(teacher, trust_remote_code=trust),
-        teacher_hash=content_hash(teacher),
-        student_hash=content_hash(student),
-        series=series,
-        members=members,
-        order=order,
-        **asked,
-    )
-    if is_first() and series == FAMILY:
-        write_provenance(out, *named, current(read_results(out)), keep)
+    with locked(Path(out), when=is_first()):
+        rows = measure(
+            Family.from_pretrained(
+                teacher, student, dtype=dtype, device=device, keep=keep, **model_kwargs
+            ),
+            out,
+            tokenizer=load_tokenizer(teacher, trust_remote_code=trust),
+            teacher_hash=content_hash(teacher),
+            student_hash=content_hash(student),
+            series=series,
+            members=members,
+            order=order,
+            **asked,
+        )
+        if is_first() and series == FAMILY:
+            write_provenance(out, *named, current(read_results(out)), keep)
     return rows
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ..checkpoint.lock import locked
 from ..errors import DataError
 from ..family import Family
 from ..layers import Member, Order
@@ -94,7 +95,7 @@ def measure(
     Raises:
         LayerMapError, DataError, OutputError, ResultsError: As in `boomerang.evaluate`.
     """
-    with all_ranks() as ranks:
+    with all_ranks() as ranks, locked(Path(out), when=ranks.first):
         chosen = choose_members(family, members, order)
         everything: list[Task] = []
         paths = [Path(path) for path in texts]

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..checkpoint.output import write_text
+from ..checkpoint.lock import locked
+from ..checkpoint.output import check_apart, write_text
 from ..errors import StudyError
 from ..evaluate.results import BITS_PER_BYTE, FAMILY, PERPLEXITY, Row
 from .config import EMBEDDED, Study
@@ -41,14 +42,14 @@ def run_study(
         The rows of the whole study.
 
     Raises:
-        StudyError: A run failed (those that do not need it are done nevertheless), or another
-            study is at work in `out`.
-        OutputError: `out` holds something else.
+        StudyError: A run failed (those that do not need it are done nevertheless).
+        OutputError: `out` holds something else or the teacher, or another process writes into it.
         BoomerangError: The teacher or a text cannot be used.
     """
     directory = Directory(Path(out))
-    plan = _prepare(study, directory)
-    with directory.alone():
+    check_apart(directory.path, study.teacher)
+    with locked(directory.path):
+        plan = _prepare(study, directory)
         write_text(directory.path / STUDY_FILE, _yaml(study))
         directory.put_together(plan)
         failures = _work(plan, directory, jobs, say)

@@ -7,31 +7,24 @@ study are put together from the records of the runs that the study now has.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..checkpoint.output import write_text
-from ..errors import OutputError, ResultsError, StudyError
+from ..checkpoint.output import is_occupied, write_text
+from ..errors import OutputError, ResultsError
 from ..evaluate.provenance import PROVENANCE_FILE
 from ..evaluate.results import RESULTS_FILE, Row
 from ..evaluate.store import SETTINGS_FILE
 from .plan import Job, Plan
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 JOBS_FILE = "jobs.jsonl"
 REPORT_FILE = "report.html"
 
 _RECORD = "study.json"
-_LOCK = ".lock"
 
 
 class Cost(BaseModel):
@@ -167,7 +160,7 @@ class Directory:
                         fix="name another directory",
                     )
                 return
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if is_occupied(self.path):
                 raise OutputError(
                     "is not empty and holds no study", where=self.path, fix="name another directory"
                 )
@@ -179,29 +172,6 @@ class Directory:
             raise OutputError("cannot be read as JSON", where=path) from None
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror})", where=self.path) from None
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other studies out of the directory meanwhile.
-
-        Raises:
-            StudyError: One is at work in it.
-            OutputError: It cannot be written.
-        """
-        try:
-            lock = (self.path / _LOCK).open("w")
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror})", where=self.path) from None
-        with lock as file:
-            if fcntl is not None:
-                try:
-                    # The lock goes with the process, however that ends.
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise StudyError(
-                        "a study is at work here", where=self.path, fix="wait for its end"
-                    ) from None
-            yield
 
     def put_together(self, plan: Plan) -> list[Row]:
         """Write `results.jsonl`, `jobs.jsonl` and what the report needs, from the records.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -154,7 +155,8 @@ def prepare_rows(
     names = [source.described for source in data.all_sources]
     say(f"Tokenising {'; '.join(names)} into {directory}")
     tally = Tally()
-    with new_directory(directory, overwrite=True) as partial:
+    shutil.rmtree(directory, ignore_errors=True)
+    with new_directory(directory) as partial:
         rows = make_rows(data, tokenizer, tally, reference=reference)
         with show_progress("Tokenising", words=tally.words) as advance:
 
