@@ -80,7 +80,8 @@ def publish(partial: Path, final: Path) -> None:
     """
     # A run that goes on from a step and is stopped before the next one has that checkpoint already.
     if not final.exists() or damage(final, content=False):
-        with new_directory(final, overwrite=True) as whole:
+        shutil.rmtree(final, ignore_errors=True)
+        with new_directory(final) as whole:
             for file in partial.iterdir():
                 file.replace(whole / file.name)
             write_json(whole / HASHES, _describe(whole))

@@ -72,11 +72,13 @@ def distill(recipe: Recipe | str | Path) -> Path:
     out = Output(recipe)
     args = training_arguments(recipe)
     with locked(out.path, when=args.should_save):
-        _distill(recipe, args, out)
+        _distill(recipe, args, out, order)
     return out.path
 
 
-def _distill(recipe: Recipe, args: TrainingArguments, out: Output) -> None:
+def _distill(
+    recipe: Recipe, args: TrainingArguments, out: Output, order: Order | None
+) -> None:
     if args.should_save:
         out.check_recipe()
     inputs = Inputs.find(recipe)
