@@ -18,7 +18,7 @@ from pathlib import Path
 
 from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.recipe import Data
-from boomerang.text import load_rows, prepare_rows
+from boomerang.text.prepare import load_rows, prepare_rows
 
 
 def main() -> None:

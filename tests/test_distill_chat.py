@@ -16,8 +16,9 @@ import boomerang
 from boomerang.checkpoint.loading import load_tokenizer
 from boomerang.distill.losses import IGNORED, shifted
 from boomerang.distill.recipe import Data, Recipe
-from boomerang.errors import DataError
-from boomerang.text.prepare import load_rows, prepare_rows
+from boomerang.errors import BoomerangWarning, DataError
+from boomerang.text import prepare
+from boomerang.text.prepare import largest_token, load_rows, prepare_rows
 from boomerang.text.rows import collate, count_tokens
 from boomerang.text.tokenise import tokenise_conversation
 
@@ -120,6 +121,45 @@ def test_conversations_that_do_not_fit_are_named(tokenizer: Any, plain_tokenizer
         with pytest.raises(DataError, match=words) as error:
             learned(tokenizer, template, TALK)
         assert "\n" not in str(error.value)
+
+
+def talks_in(path: Path, *talks: Any) -> Data:
+    path.write_text("".join(json.dumps({"conversations": talk}) + "\n" for talk in talks))
+    return Data(files=[str(path)], sequence_length=64)
+
+
+def test_conversations_without_an_answer_are_refused_by_place_and_roles(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer.chat_template = PLAIN
+    talk = [{"from": "human", "value": "Who ran?"}, {"from": "robot", "value": "The cat."}]
+    data = talks_in(tmp_path / "talks.jsonl", talk, talk, talk)
+    words = r"talks\.jsonl, line 1: the first of 3 conversations .* roles found are robot, user; n"
+    with pytest.raises(DataError, match=words):
+        prepare_rows(data, tokenizer, tmp_path / "data", "one")
+    assert not (tmp_path / "data").exists()
+    # Nobody waits for the end of a large file, or of another source, to learn it.
+    monkeypatch.setattr(prepare, "_PATIENCE", 2)
+    with pytest.raises(DataError, match="the first of 2 conversations"):
+        prepare_rows(data, tokenizer, tmp_path / "data", "one")
+    # One answer is enough, and rows say how many tokens are learned.
+    answered = [*talk[:1], {"from": "gpt", "value": "The cat."}]
+    data = talks_in(tmp_path / "talks.jsonl", answered, talk)
+    prepare_rows(data, tokenizer, tmp_path / "data", "two")
+    rows, _ = load_rows(data, tmp_path / "data")
+    record = json.loads((tmp_path / "data" / "data.json").read_text())
+    assert record["targets"] == sum(int(rows.row(i).targets.sum()) for i in range(len(rows))) > 0
+    tokens = [rows.row(i).tokens.max() for i in range(len(rows))]
+    assert record["largest_token"] == largest_token(tmp_path / "data") == max(tokens)
+
+
+def test_few_targets_are_a_warning(tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer.chat_template = PLAIN
+    asked = {"from": "human", "value": "Who ran? " * 200}
+    data = talks_in(tmp_path / "talks.jsonl", [asked, {"from": "gpt", "value": "I."}])
+    words = r"talks\.jsonl: only 0\.\d\d% of its tokens are learned"
+    with pytest.warns(BoomerangWarning, match=words):
+        prepare_rows(data, tokenizer, tmp_path / "data", "one")
 
 
 @pytest.mark.parametrize("packing", [True, False])

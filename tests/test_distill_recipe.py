@@ -146,6 +146,32 @@ def test_a_recipe_made_in_python_is_refused_the_same_way() -> None:
     assert boomerang.Recipe(**MINIMAL) == Recipe.parse(MINIMAL)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("teacher: a\nout: b\nteacher: c\n", "line 3: teacher is given twice, first in line 1"),
+        ("data:\n  files: [a]\n  files: [b]\n", "line 3: files is given twice, first in line 2"),
+        ("a: {b: 1, c: 2, b: 3}", "line 1: b is given twice"),
+        ("a: 2026-13-45", "r.yaml: is not YAML .month must be in"),
+        ("? [a]\n: 1", "r.yaml: is not YAML"),
+        ("a: " + "[" * 5000, "r.yaml: is not YAML .nested too deep"),
+    ],
+)
+def test_yaml_that_loses_or_hides_something_is_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=words) as error:
+        Recipe.load(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_a_key_given_twice_inside_a_value_is_refused() -> None:
+    with pytest.raises(RecipeError, match="loss: line 1: kl is given twice"):
+        Recipe.parse({}, ["loss={kl: 1, kl: 2}"])
+
+
 def test_yaml_words_mean_what_transformers_takes_them_for(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     Recipe.parse(MINIMAL).save(path)

@@ -15,6 +15,7 @@ from ..errors import DataError, RecipeError
 from ..hashing import content_hash
 from ..layers import LayerMap
 from ..models.config import max_positions, num_layers
+from ..text.documents import check_file
 from ..text.sources import Data
 from .recipe import Recipe
 
@@ -114,6 +115,7 @@ class Inputs:
             if source.files is None:
                 digest.update(f"{source.described}\n".encode())
             for path in map(Path, source.files or ()):
+                check_file(path)
                 try:
                     _update(digest, path)
                 except OSError as error:

@@ -18,7 +18,7 @@ from ..evaluate.perplexity import DEFAULT_WINDOW
 from ..hashing import content_hash
 from ..models.config import max_positions, num_layers, text_config
 from ..models.names import is_matrix
-from ..text.documents import join_documents, read_documents
+from ..text.documents import check_file, join_documents, read_documents
 from ..text.windows import cut_windows
 from .config import EMBEDDED, Study
 from .costs import Shape, attention_width
@@ -140,14 +140,13 @@ def _embedded_texts() -> dict[str, str]:
 
 def _file_hash(path: str) -> str:
     digest = hashlib.sha256()
+    check_file(Path(path))
     try:
         with Path(path).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from None
-    except ValueError:
-        raise DataError("is no name of a file", where=repr(path)) from None
     return digest.hexdigest()[:16]
 
 

@@ -6,9 +6,14 @@ Files are read piece by piece, so that texts larger than memory can be gone thro
 from __future__ import annotations
 
 import codecs
+import csv
+import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator
+import re
+import stat
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,18 @@ Messages = list[dict[str, Any]]
 
 _BLOCK = 1 << 20
 _PARQUET_ROWS = 256
+_COMPRESSED = (".gz", ".zst")
+_CONVERSATIONS = ("messages", "conversations", "conversation")
+# Other names of the three roles that chat templates know, ShareGPT's among them.
+_ROLES = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai"), "assistant"),
+    "system": "system",
+}
+# Characters at the end of a block that may be the beginning of a number, word or escape of JSON.
+_UNDECIDED = 16
+_GAP = re.compile(r"[ \t\n\r]*")
+_GAP_IN_ARRAY = re.compile(r"[ \t\n\r,]*")
 
 
 def join_documents(documents: Iterable[str]) -> str:
@@ -37,17 +54,17 @@ def read_documents(paths: Iterable[str | Path]) -> list[str]:
     """The documents of files, as `iter_documents` gives them, all at once.
 
     Args:
-        paths: Text, `.jsonl` or `.parquet` files.
+        paths: Files.
 
     Raises:
-        DataError: A file cannot be read or holds conversations, or there is no text in all of them.
+        DataError: A file cannot be read or holds conversations, or no file holds any text.
     """
     files = [Path(path) for path in paths]
     documents: list[str] = []
     for path in files:
-        for document in iter_documents(path):
+        for where, document in iter_documents(path):
             if not isinstance(document, str):
-                raise DataError("holds conversations where plain text is needed", where=path)
+                raise DataError("holds conversations where plain text is needed", where=where)
             documents.append(document)
     if not documents:
         names = ", ".join(str(path) for path in files)
@@ -55,66 +72,128 @@ def read_documents(paths: Iterable[str | Path]) -> list[str]:
     return documents
 
 
-def iter_documents(path: Path, longest: int | None = None) -> Iterator[str | Messages]:
-    """The documents of a file, one after the other.
+def check_file(path: Path) -> None:
+    """Refuse what `iter_documents` would not read; a pipe or device is not even opened.
 
-    A text file is one document, or several with `<|endoftext|>` between them. Line breaks around a
-    document are dropped, and so are empty documents. A `.jsonl` file has a JSON object on each
-    line, a `.parquet` file a row, for each document: with a string `text`, or with a list
-    `messages`, a conversation.
+    Raises:
+        DataError: The path is not a regular file, or its suffix is not in the list.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from None
+    except ValueError:  # a null character
+        raise DataError("is not the name of a file", where=repr(str(path))) from None
+    if stat.S_ISDIR(mode):
+        raise DataError("is a directory", where=path, fix="name the files in it")
+    if not stat.S_ISREG(mode):
+        raise DataError("is not a regular file", where=path, fix="save the text to a file first")
+    if _kind(path) not in _READERS:
+        known = ", ".join(_READERS)
+        raise DataError(
+            "does not say by its suffix what it holds",
+            where=path,
+            fix=f"rename it to one of {known}; all but .parquet may have .gz or .zst after it",
+        )
+
+
+def iter_documents(path: Path, longest: int | None = None) -> Iterator[tuple[str, str | Messages]]:
+    """The documents of a file in order, each with its place in the file, for errors to name.
+
+    A `.txt` or `.md` file is one document, or several with `<|endoftext|>` between them. Line
+    breaks around a document are dropped, and so are empty documents. `.jsonl` and `.json` files
+    hold JSON objects, one after the other or in one array, and `.parquet` and `.csv` files hold
+    rows. Each is a document: with a string `text`, or (not in `.csv`) with a list `messages` or
+    `conversations`. All but `.parquet` may be compressed: `.gz`, `.zst`.
 
     Args:
-        path: The file, UTF-8 if it is text.
+        path: The file; UTF-8, with or without a byte order mark.
         longest: A text of more characters is given in pieces of about this length, cut at a line
             break if there is one, as if each were a document; None for no limit.
 
     Raises:
-        DataError: It cannot be read, is not UTF-8, or a line or row has neither `text` nor
-            `messages`.
+        DataError: The file cannot be read, or a document in it.
     """
-    readers = {".jsonl": _json_lines, ".parquet": _parquet}
-    read = readers.get(path.suffix.lower())
+    check_file(path)
+    read = _READERS[_kind(path)]
     try:
         if read is None:
-            yield from _separated(path, longest)
+            for number, document in enumerate(_separated(path, longest), 1):
+                yield f"{path}, document {number}", document
             return
         for where, record in read(path):
-            document = document_of(record, where)
-            yield from in_pieces(document, longest)
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path) from None
+            for piece in in_pieces(document_of(record, where), longest):
+                yield where, piece
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise DataError(f"cannot be read ({reason})", where=path) from None
 
 
 def document_of(record: Any, where: object) -> str | Messages:
-    """The text or the conversation in a record of a dataset.
+    """The text or the conversation in a record of a data set.
+
+    Messages may name who speaks by `role` or `from`, and what is said by `content` or `value`. The
+    common names of the roles become `user`, `assistant` and `system`; others stay as they are.
 
     Args:
-        record: A dict with `text` or `messages`.
+        record: A dict with `text`, or with `messages`, `conversations` or `conversation`.
         where: The place that errors name.
 
     Raises:
-        DataError: It has neither, or both.
+        DataError: The record has none of these, or both `text` and `messages`, or text that cannot
+            be encoded.
     """
     found = record if isinstance(record, dict) else {}
-    text, messages = found.get("text"), found.get("messages")
-    if isinstance(text, str) and messages is None:
+    text = found.get("text")
+    if isinstance(text, str) and found.get("messages") is None:
+        _check_encodable(text, where)
         return text
+    key = next((key for key in _CONVERSATIONS if found.get(key) is not None), "messages")
+    messages = found.get(key)
     if text is None and isinstance(messages, list) and messages:
-        if all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
-            # Tables fill in what a message does not have.
-            return [{k: v for k, v in m.items() if v is not None} for m in messages]
-        raise DataError("`messages` holds something other than messages with a `role`", where=where)
+        conversation = [_message(each) for each in messages]
+        if not all(conversation):
+            what = f"`{key}` holds something other than messages with a `role`"
+            raise DataError(what, where=where)
+        _check_encodable(json.dumps(conversation, ensure_ascii=False, default=str), where)
+        return conversation
     has = f"it has {', '.join(map(str, found))}" if found else "it has no keys"
     raise DataError(
         f"a document is given by either a string `text` or a list `messages`; {has}", where=where
     )
 
 
+def _message(given: Any) -> dict[str, Any]:
+    """A message as chat templates take it; empty if it does not name a role."""
+    if not isinstance(given, dict):
+        return {}
+    # Tables fill in what a message does not have.
+    message = {key: value for key, value in given.items() if value is not None}
+    for name, other in (("role", "from"), ("content", "value")):
+        if name not in message and other in message:
+            message[name] = message.pop(other)
+    role = message.get("role")
+    if not isinstance(role, str):
+        return {}
+    return message | {"role": _ROLES.get(role.strip().lower(), role)}
+
+
+def _check_encodable(text: str, where: object) -> None:
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"holds half of a character (the lone surrogate {ascii(text[error.start])[1:-1]})",
+            where=where,
+            fix="remove it, or put U+FFFD in its place",
+        ) from None
+
+
 def in_pieces(document: str | Messages, longest: int | None) -> Iterator[str | Messages]:
     """A document, without line breaks around it, as at most `longest` characters at a time.
 
     Args:
-        document: Of a conversation there is one piece, of a text without content none.
+        document: A conversation is one piece; a text without content gives none.
         longest: None for no limit.
     """
     if isinstance(document, list):
@@ -147,14 +226,34 @@ def _cut(text: str, longest: int) -> int:
     return text.rfind("\n", longest // 2, longest) + 1 or longest
 
 
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compressed = suffixes[-1:] and suffixes[-1] in _COMPRESSED
+    kind = suffixes[-2:-1] if compressed else suffixes[-1:]
+    return "" if not kind or (compressed and kind == [".parquet"]) else kind[0]
+
+
+def _open(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.open(path)
+    if suffix == ".zst":
+        import pyarrow as pa
+
+        return pa.input_stream(str(path), compression="zstd")
+    return path.open("rb")
+
+
 def _blocks(path: Path) -> Iterator[str]:
-    """A text file in blocks, with all line breaks made alike."""
+    """A UTF-8 file in blocks, without a byte order mark and with all line breaks made alike."""
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    at = 0
-    with path.open("rb") as file:
+    with _open(path) as file:
+        block = file.read(len(codecs.BOM_UTF8))
+        at = 0
+        if block == codecs.BOM_UTF8:
+            at, block = len(block), file.read(_BLOCK)
         while True:
-            block = file.read(_BLOCK)
             waiting = len(utf8.getstate()[0])
             try:
                 text = decoder.decode(block, final=not block)
@@ -166,40 +265,134 @@ def _blocks(path: Path) -> Iterator[str]:
             if not block:
                 return
             at += len(block)
+            block = file.read(_BLOCK)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            if line.strip():
-                try:
-                    yield where, json.loads(line)
-                except ValueError as error:
-                    reason = str(error).partition("\n")[0]
-                    raise DataError(f"is no JSON ({reason})", where=where) from None
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a JSON file: those of its array, or one after the other, as lines hold them."""
+    decode, blocks = json.JSONDecoder().raw_decode, _blocks(path)
+    text, at, line = "", 0, 1
+    in_array: bool | None = None
+    closed = False
+    while True:
+        begin, gap = at, _GAP_IN_ARRAY if in_array and not closed else _GAP
+        found = gap.match(text, at)
+        assert found is not None
+        at = found.end()
+        line += text.count("\n", begin, at)
+        if at == len(text):
+            text, at = next(blocks, ""), 0
+            if text:
+                continue
+            break
+        where = f"{path}, line {line}"
+        if closed:
+            raise DataError("is not JSON (something follows the array)", where=where)
+        if in_array is None and text[at] == "[":
+            in_array, at = True, at + 1
+            continue
+        in_array = bool(in_array)
+        if in_array and text[at] == "]":
+            closed, at = True, at + 1
+            continue
+        try:
+            value, end = decode(text, at)
+        except json.JSONDecodeError as error:
+            # Only what is cut at the end of the block may become JSON with the next one.
+            cut = error.pos >= len(text) - _UNDECIDED or error.msg.startswith("Unterminated")
+            more = _take(blocks, len(text) - at) if cut else ""
+            if not more:
+                raise DataError(f"is not JSON ({error.msg})", where=where) from None
+            text, at = text[at:] + more, 0
+            continue
+        except RecursionError:
+            raise DataError("is JSON that is nested too deeply", where=where) from None
+        except ValueError as error:  # a number of thousands of digits
+            raise DataError(f"is not JSON ({_first_line(error)})", where=where) from None
+        yield where, value
+        line += text.count("\n", at, end)
+        at = end
+    if in_array and not closed:
+        raise DataError("is not JSON (it ends inside the array)", where=f"{path}, line {line}")
+
+
+def _take(blocks: Iterator[str], characters: int) -> str:
+    """At least so many characters, if there are as many: long values are not retried too often."""
+    taken: list[str] = []
+    while sum(map(len, taken)) < characters and (block := next(blocks, "")):
+        taken.append(block)
+    return "".join(taken)
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+    # The module's default limit is 128 KiB for a field; it can be set for all readers only.
+    csv.field_size_limit((1 << 31) - 1)
+    reader = csv.reader(_lines(path), strict=True)
+    try:
+        header = next(reader, [])
+        if "text" not in header:
+            raise DataError(
+                "has no column `text`" + (f"; it has {', '.join(header)}" if header else ""),
+                where=path,
+            )
+        column = header.index("text")
+        for row in reader:
+            if row:
+                fields = {"text": row[column]} if column < len(row) else {}
+                yield f"{path}, line {reader.line_num}", fields
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num}"
+        raise DataError(f"is not CSV ({error})", where=where) from None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    rest = ""
+    for block in _blocks(path):
+        *lines, rest = (rest + block).split("\n")
+        yield from (line + "\n" for line in lines)
+    if rest:
+        yield rest
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise DataError(
-            "parquet files need pyarrow", where=path, fix="pip install pyarrow"
-        ) from None
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
 
+    where: object = path
     try:
         with path.open("rb") as raw, ParquetFile(raw) as file:
-            wanted = [name for name in ("text", "messages") if name in file.schema_arrow.names]
+            names = file.schema_arrow.names
+            wanted = [name for name in ("text", *_CONVERSATIONS) if name in names]
             if not wanted:
                 # Named as for any other document that has neither.
-                document_of(dict.fromkeys(file.schema_arrow.names), path)
+                document_of(dict.fromkeys(names), path)
             number = 0
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
-                for record in batch.to_pylist():
+                for row in range(batch.num_rows):
                     number += 1
-                    yield f"{path}, row {number}", record
-    except ArrowException as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"is no readable parquet file ({reason})", where=path) from None
+                    where = f"{path}, row {number}"
+                    yield where, {name: batch.column(name)[row].as_py() for name in wanted}
+                where = f"{path}, after row {number}"
+    except UnicodeDecodeError:
+        raise DataError("is not UTF-8 text", where=where) from None
+    except (ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.strerror is not None:
+            raise
+        raise DataError(
+            f"is not a readable parquet file ({_first_line(error)})", where=where
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+# By suffix; text files are not made of records.
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]] | None] = {
+    ".txt": None,
+    ".md": None,
+    ".jsonl": _json,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

@@ -6,14 +6,16 @@ import hashlib
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.output import new_directory, write_json
-from ..errors import DataError
+from ..errors import BoomerangWarning, DataError
 from ..progress import show_progress
+from .documents import Messages
 from .pack import Document, Row, interleave, packed, padded
 from .rows import ROWS, Phase, Rows, StoredRows, write_arrow
 from .sources import Data, Source, read_source
@@ -23,8 +25,55 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RECORD = "data.json"
+# Conversations without a target after which a source is given up.
+_PATIENCE = 1000
+# A smaller share of targets among the tokens is worth a warning.
+_FEW = 0.01
 # Raise it when the same text and settings make other rows than before.
 _FORMAT = 1
+
+
+@dataclass
+class SourceTally:
+    """What a source gave so far.
+
+    Attributes:
+        rows: Its rows.
+        tokens: The tokens in these rows, padding not counted.
+        targets: How many of these tokens are learned.
+        conversations: The conversations that were read.
+        answered: Whether a conversation had a target.
+        first: The place of the first conversation.
+        roles: The roles in conversations, up to the first that has a target.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    targets: int = 0
+    conversations: int = 0
+    answered: bool = False
+    first: str = ""
+    roles: set[str] = field(default_factory=set)
+
+    def see(
+        self, documents: Iterator[tuple[str, str | Messages]]
+    ) -> Iterator[tuple[str, str | Messages]]:
+        """Pass documents on and note their roles."""
+        for where, document in documents:
+            if isinstance(document, list) and not self.answered:
+                self.first = self.first or where
+                self.roles.update(message["role"] for message in document)
+            yield where, document
+
+    def check(self) -> None:
+        """Refuse conversations in which the assistant says nothing."""
+        if self.conversations and not self.answered:
+            raise DataError(
+                f"the first of {self.conversations} conversations in which the assistant says "
+                f"nothing; the roles found are {', '.join(sorted(self.roles))}",
+                where=self.first,
+                fix="name the role that is to be learned assistant",
+            )
 
 
 @dataclass
@@ -34,16 +83,16 @@ class Tally:
     Attributes:
         documents: Texts and conversations that were read.
         tokens: All their tokens.
-        cut_off: Of these, tokens that are in no row, as the reference has it.
-        rows: Rows of each source.
-        tokens_in_rows: Padding not counted.
+        cut_off: The tokens that are in no row, because documents longer than a row were cut off.
+        largest_token: The largest token id in a row.
+        sources: By source.
     """
 
     documents: int = 0
     tokens: int = 0
     cut_off: int = 0
-    rows: list[int] = field(default_factory=list)
-    tokens_in_rows: int = 0
+    largest_token: int = 0
+    sources: list[SourceTally] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
 
     def words(self, rows: int) -> str:
@@ -82,13 +131,19 @@ def make_rows(
         DataError: A source cannot be read or holds something else than text.
     """
     sources = data.all_sources
-    tally.rows = [0] * len(sources)
-    streams = [_rows(source, data, tokenizer, tally, reference) for source in sources]
+    tally.sources = [SourceTally() for _ in sources]
+    streams = [
+        _rows(source, data, tokenizer, tally, own, reference)
+        for source, own in zip(sources, tally.sources, strict=True)
+    ]
     for phase in data.phases:
         weights = [sources[number].weight for number in phase]
         for turn, row in interleave([streams[number] for number in phase], weights):
-            tally.rows[phase[turn]] += 1
-            tally.tokens_in_rows += row.length
+            own = tally.sources[phase[turn]]
+            own.rows += 1
+            own.tokens += row.length
+            own.targets += int(row.targets.sum())
+            tally.largest_token = max(tally.largest_token, int(row.tokens.max()))
             yield row
 
 
@@ -97,14 +152,21 @@ def _rows(
     data: Data,
     tokenizer: PreTrainedTokenizerBase,
     tally: Tally,
+    own: SourceTally,
     reference: bool,
 ) -> Iterator[Row]:
     length, eos = data.sequence_length, tokenizer.eos_token_id
 
     def documents() -> Iterator[Document]:
         taken = 0
-        for document in tokenise(read_source(source), tokenizer, eos_is_no_target=reference):
+        read = own.see(read_source(source))
+        for document in tokenise(read, tokenizer, eos_is_no_target=reference):
             size = len(document.tokens)
+            if document.response_only:
+                own.conversations += 1
+                own.answered = own.answered or bool(document.targets.any())
+                if own.conversations == _PATIENCE:
+                    own.check()
             tally.documents += 1
             tally.tokens += size
             if reference and size > length:
@@ -133,7 +195,8 @@ def prepare_rows(
 
     The rows are an Arrow file, which `datasets.Dataset.from_file` opens, with the columns of `Row`.
     The directory appears when they are complete. Beside them `data.json`: `hash`, the number of
-    `rows`, of `tokens` in them and of those `cut_off`, and the rows of each source.
+    `rows`, of `tokens` in them, of `targets` among these and of tokens `cut_off`, the
+    `largest_token`, and the rows of each source.
 
     Args:
         data: Sources, row length and form.
@@ -166,23 +229,40 @@ def prepare_rows(
                     yield row
 
             number = write_arrow(partial / ROWS, counted(), data.sequence_length)
+        for own in tally.sources:
+            own.check()
         _check_enough(data, number)
+        targets = sum(own.targets for own in tally.sources)
+        if not targets:
+            where = ", ".join(names)
+            raise DataError("no token in it is to be predicted", where=where, fix="give more text")
         record = {
             "hash": content,
             "rows": number,
-            "tokens": tally.tokens_in_rows,
+            "tokens": sum(own.tokens for own in tally.sources),
+            "targets": targets,
+            "largest_token": tally.largest_token,
             "cut_off": tally.cut_off,
             "sources": [
-                {"name": name, "rows": count} for name, count in zip(names, tally.rows, strict=True)
+                {"name": name, "rows": own.rows}
+                for name, own in zip(names, tally.sources, strict=True)
             ],
         }
         write_json(partial / RECORD, record)
     for phase in data.phases:
-        parts = ", ".join(f"{tally.rows[i]:,} rows of {names[i]}" for i in phase)
+        parts = ", ".join(f"{tally.sources[i].rows:,} rows of {names[i]}" for i in phase)
         if len(phase) > 1:
             say(f"Mixed as many as the first source to run out allows: {parts}")
         elif len(names) > 1:
             say(f"Made {parts}")
+    for name, own in zip(names, tally.sources, strict=True):
+        if own.targets < _FEW * own.tokens:
+            warnings.warn(
+                f"{name}: only {own.targets / own.tokens:.2%} of its tokens are learned, because "
+                "the assistant says little in it",
+                BoomerangWarning,
+                stacklevel=2,
+            )
     if tally.cut_off:
         say(f"Cut off {tally.cut_off:,} of {tally.tokens:,} tokens, of documents longer than a row")
 
@@ -210,6 +290,11 @@ def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:
     rows = StoredRows.open(directory / ROWS, packed=data.packing)
     cut = len(rows) - data.held_out
     return rows.part(0, cut), rows.part(cut, len(rows)) if data.held_out else None
+
+
+def largest_token(directory: Path) -> int:
+    """The largest token id in the rows that `prepare_rows` made; 0 if they do not say."""
+    return int(_read_record(directory).get("largest_token", 0))
 
 
 def load_phases(data: Data, directory: Path) -> list[Phase]:

@@ -130,8 +130,7 @@ def read_source(source: Source) -> Iterator[tuple[str, str | Messages]]:
         yield from _stream(source)
         return
     for path in map(Path, source.files or ()):
-        for number, document in enumerate(iter_documents(path, LONGEST), 1):
-            yield f"{path}, document {number}", document
+        yield from iter_documents(path, LONGEST)
 
 
 def _stream(source: Source) -> Iterator[tuple[str, str | Messages]]:
