@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import BoomerangError, OutputError
 
 try:
     import fcntl
@@ -70,23 +70,27 @@ def disk_errors(out: Path) -> Iterator[None]:
     """Turns a full disk, and what else a disk refuses, into one line about the output."""
     try:
         yield
-    except Exception as error:
+    # Not `Exception`: torch.distributed.checkpoint raises something else.
+    except BaseException as error:
         reason = _disk_reason(error)
         if reason is None:
             raise
         raise OutputError(f"cannot be written ({reason})", where=out) from None
 
 
-def _disk_reason(error: Exception) -> str | None:
+def _disk_reason(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return error.strerror if error.errno in _DISK else None
-    # safetensors (Rust) and torch (C++) raise errors of their own.
+    if isinstance(error, BoomerangError):
+        return None
+    # safetensors and torch wrap what the system said in errors of their own.
     text = str(error)
-    found = re.search(r"\(os error (\d+)\)", text)
-    if found is not None and int(found[1]) in _DISK:
-        return os.strerror(int(found[1]))
-    is_torch = isinstance(error, RuntimeError) and "inline_container" in text
-    return "the disk is full or the file too large" if is_torch and "Reader" not in text else None
+    number = re.search(r"(?:os error |\[Errno )(\d+)", text)
+    if number is not None and int(number[1]) in _DISK:
+        return os.strerror(int(number[1]))
+    # Where torch finds a file shorter than what it wrote.
+    failed = re.search(r"inline_container.*unexpected pos|PytorchStreamWriter failed", text)
+    return "the disk is full or the file too large" if failed else None
 
 
 @contextmanager

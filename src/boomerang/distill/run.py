@@ -76,9 +76,7 @@ def distill(recipe: Recipe | str | Path) -> Path:
     return out.path
 
 
-def _distill(
-    recipe: Recipe, args: TrainingArguments, out: Output, order: Order | None
-) -> None:
+def _distill(recipe: Recipe, args: TrainingArguments, out: Output, order: Order | None) -> None:
     if args.should_save:
         out.check_recipe()
     inputs = Inputs.find(recipe)
