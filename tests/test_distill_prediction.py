@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from boomerang.distill import prediction
 from boomerang.distill.losses import IGNORED
 from boomerang.distill.prediction import Prediction, Targets
 from boomerang.distill.recipe import Loss
@@ -121,8 +122,12 @@ def test_chunks_equal_all_logits_at_once(kind: str, temperature: float, everywhe
     assert_close(results, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("in_cache", [1, 250, 2**19])
 @pytest.mark.parametrize("tokens", [1, 5, 10, 1000, None])
-def test_the_size_of_the_chunks_does_not_matter(tokens: int | None) -> None:
+def test_the_size_of_the_chunks_does_not_matter(
+    tokens: int | None, in_cache: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "_IN_CACHE", in_cache)
     student, teacher = tiny_model("llama", 2), tiny_model("llama", 2, seed=1)
     results = compare(student, teacher, Loss(ce=1, kl=1), tokens=tokens)
     assert_close(results, rtol=1e-9, atol=1e-10)

@@ -23,6 +23,10 @@ from .sections import Loss
 
 # A gradient in less than fp32 is scaled in parts of this many elements, each by way of fp32.
 _PART = 2**22
+# Matrix products of fewer rows wait for the weights a good part of the time.
+_ROWS = 256
+# Logits whose losses are computed at once on a CPU: what is made of them stays in its caches.
+_IN_CACHE = 2**19
 
 
 class Targets:
@@ -95,10 +99,9 @@ class Prediction:
 def _at_a_time(count: int, width: int, vocab_size: int) -> int:
     """So many tokens that their logits are about as large as the hidden states of all `count`.
 
-    Matrix products of fewer than 64 rows wait for the weights most of the time; but an eighth of
-    all tokens must do.
+    At least `_ROWS`, but no more than an eighth of all tokens for their sake.
     """
-    return max(math.ceil(count * width / vocab_size), min(64, math.ceil(count / 8)), 1)
+    return max(math.ceil(count * width / vocab_size), min(_ROWS, math.ceil(count / 8)), 1)
 
 
 class _Sums(torch.autograd.Function):
@@ -167,21 +170,44 @@ def _chunk(
         teacher_logits = head(teacher_states.flatten(0, 1)[positions])
     # Losses are computed in fp32, also where autocast would choose less.
     with torch.autocast(states.device.type, enabled=False):
-        ce, kl, of_logits = prediction_losses(
-            logits.detach(),
-            teacher_logits,
-            problem.targets.labels[chunk],
-            problem.loss,
-            kl_share,
+        ce, kl, of_logits = _losses(
+            problem, logits.detach(), teacher_logits, problem.targets.labels[chunk], kl_share,
             with_grad=with_grad,
-        )
-        if gradient is not None and of_logits is not None:
+        )  # fmt: skip
+        if gradient is not None:
             parameters = list(sums)
             of_leaf, *others = torch.autograd.grad(
-                logits, [leaf, *parameters], of_logits.to(logits.dtype), allow_unused=True
+                logits, [leaf, *parameters], of_logits, allow_unused=True
             )
             gradient[positions] = of_leaf
             for parameter, other in zip(parameters, others, strict=True):
                 if other is not None:
                     sums[parameter] += other
     return ce, kl
+
+
+def _losses(
+    problem: Prediction,
+    logits: Tensor,
+    teacher_logits: Tensor | None,
+    labels: Tensor,
+    kl_share: Tensor,
+    *,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`prediction_losses`, a few rows at a time, with the gradient in the dtype of the logits."""
+    count, vocab_size = logits.shape
+    size = max(1, _IN_CACHE // vocab_size) if logits.device.type == "cpu" else max(1, count)
+    gradient = torch.empty_like(logits) if with_grad else None
+    sums = []
+    for start in range(0, count, size):
+        rows = slice(start, start + size)
+        teacher = None if teacher_logits is None else teacher_logits[rows]
+        ce, kl, of_logits = prediction_losses(
+            logits[rows], teacher, labels[rows], problem.loss, kl_share, with_grad=with_grad
+        )
+        sums.append(torch.stack((ce, kl)))
+        if gradient is not None and of_logits is not None:
+            gradient[rows] = of_logits
+    ce, kl = torch.stack(sums).sum(0)
+    return ce, kl, gradient
