@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,11 @@ def import_gguf(file: str | Path, out: str | Path, *, overwrite: bool = False) -
     with new_directory(out, overwrite=overwrite) as partial:
         try:
             source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+            # transformers has no switch for the progress bar of its reader.
+            with redirect_stderr(StringIO()):
+                model = AutoModelForCausalLM.from_pretrained(
+                    file.parent, dtype=torch.float32, **source
+                )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
         except Exception as error:  # whatever a broken file makes of transformers' and gguf's code
             reason = (str(error).strip().splitlines() or [""])[0]

@@ -53,7 +53,7 @@ def demo(
     from ..demo.walkthrough import run_demo
     from ..report.table import member_tables
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     outcome = run_demo(
         out or Path("boomerang-demo-real" if real else "boomerang-demo"),
         real=real,

@@ -55,7 +55,7 @@ def estimate(
     from ..checkpoint.directory import read_config
     from ..checkpoint.loading import load_model
     from ..distill.module import DistillModule
-    from ..evaluate.trie import layer_passes
+    from ..evaluate.trie import walk
     from ..student import cut
 
     model = load_model(teacher, dtype=torch.float32)
@@ -79,7 +79,8 @@ def estimate(
     distilling = _seconds(lambda: step(plan.batch_size)) * plan.steps
     sources = [member.sources for member in layers.members(plan.order)]
     # Layers that sizes share run once; heads do not, and cost about as much as the rest.
-    passes = max(layer_passes(sources) / layers.num_layers, len(sources) / 2)
+    passed = sum(len(sources[visit.path]) - visit.skip for visit in walk(sources))
+    passes = max(passed / layers.num_layers, len(sources) / 2)
     measuring = _seconds(measure) / ids.numel() * heldout_tokens * passes * 2
     return Estimate(distilling, measuring, plan.tokens)
 
