@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 import boomerang
-from boomerang.checkpoint.loading import load_model
+from boomerang.checkpoint.loading import load_model, load_tokenizer
 from boomerang.checkpoint.student_config import read_student_config, write_student_config
 from boomerang.cli import app
 from boomerang.distill.checkpoints import last_checkpoint
@@ -290,6 +290,45 @@ def test_rows_longer_than_the_teachers_positions_are_refused(
     with pytest.raises(RecipeError, match=r"data\.sequence_length: is 65 .* 64 positions"):
         boomerang.distill(Recipe.parse(content))
     assert not Path(content["out"]).exists()
+
+
+def test_a_token_beyond_the_embedding_is_found_before_training(
+    content: dict[str, Any], tmp_path: Path, stories: Path
+) -> None:
+    """A tokenizer of 512 tokens beside a teacher with 97 rows."""
+    tiny_model("llama").save_pretrained(tmp_path / "teacher")
+    load_tokenizer(stories).save_pretrained(tmp_path / "teacher")
+    content |= {"teacher": str(tmp_path / "teacher"), "keep": [0, 2]}
+    with pytest.raises(DataError, match=r"^data: holds token \d{3}, .* embedding has 97 rows; "):
+        boomerang.distill(Recipe.parse(content))
+    assert not Path(content["out"]).exists()
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        {"output_attentions": True},
+        {"output_hidden_states": True},
+        {"return_dict": False},
+        {"use_cache": False},
+    ],
+    ids=str,
+)
+def test_flags_in_a_config_do_not_change_what_forward_returns(
+    content: dict[str, Any], tmp_path: Path, stories: Path, flag: dict[str, bool]
+) -> None:
+    teacher = shutil.copytree(stories, tmp_path / "teacher")
+    config = json.loads((teacher / "config.json").read_text()) | flag
+    (teacher / "config.json").write_text(json.dumps(config))
+    boomerang.init_student(teacher, tmp_path / "student", boomerang.LayerMap((0, 2, 4), 5))
+    del content["keep"]
+    content |= {"teacher": str(teacher), "student": str(tmp_path / "student")}
+    content["training"]["max_steps"] = 1
+    out = boomerang.distill(Recipe.parse(content))
+    # The student says what its teacher says.
+    assert flag.items() <= json.loads((out / "config.json").read_text()).items()
+    model = boomerang.Family.from_pretrained(teacher, out).model(patch=1)
+    assert model(torch.ones(1, 4, dtype=torch.long)).hidden_states is None
 
 
 def test_a_student_must_fit_the_teacher_and_the_recipe(

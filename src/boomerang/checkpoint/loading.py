@@ -86,8 +86,24 @@ def load_model(
             raise CheckpointError(f"{verb} tensors for its config: {names}", where=directory)
     if says_tied(config):
         _tie(model, directory)
+    _return_plain_outputs(model)
     result: PreTrainedModel = model if device is None else model.to(device)
     return result.eval()
+
+
+# Keys of a config that change what forward returns, and the values that all code here expects.
+_OUTPUT = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+
+
+def _return_plain_outputs(model: PreTrainedModel) -> None:
+    """Let forward return an output object, without attentions and states, whatever the config says.
+
+    `config.json` on disk keeps its own values.
+    """
+    for config in (model.config, model.config.get_text_config()):
+        for key, value in _OUTPUT.items():
+            if getattr(config, key, value) != value:
+                setattr(config, key, value)
 
 
 def _tie(model: PreTrainedModel, directory: Path) -> None:
