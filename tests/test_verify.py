@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,23 @@ def test_a_tensor_that_every_layer_lacks_is_found(tmp_path: Path) -> None:
     out = build(tmp_path / "teacher", tmp_path / "student", tmp_path / "member", patch=1)
     with pytest.raises(CheckpointError, match=r"member: lacks tensors .*up_proj"):
         verify(out)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_source_that_has_changed_is_named_before_any_tensor(role: str, tmp_path: Path) -> None:
+    """A step of training changes every tensor; the member is not to blame."""
+    pair = dict(zip(("teacher", "student"), save_pair(tmp_path, "llama"), strict=True))
+    out = build(*pair.values(), tmp_path / "member", patch=1)
+    old = shutil.copytree(pair[role], tmp_path / "old")
+    weights = load_file(pair[role] / "model.safetensors")
+    trained = {name: tensor + 1e-3 for name, tensor in weights.items()}
+    save_file(trained, pair[role] / "model.safetensors", metadata={"format": "pt"})
+    failed = CliRunner().invoke(app, ["verify", str(out)])
+    assert isinstance(failed.exception, CheckpointError)
+    said = str(failed.exception)
+    assert said.startswith(f"{pair[role]}: has changed since the member was built")
+    assert f"--{role}" in said and "tensor" not in said
+    assert verify(out, **{role: old}).passed
 
 
 def test_the_sources_are_found_from_anywhere(

@@ -11,6 +11,8 @@ import torch
 
 from .checkpoint.loading import load_model
 from .checkpoint.record import Record, read_record
+from .checkpoint.sources import FamilyOnDisk
+from .errors import CheckpointError
 from .family import Family
 from .layers import LayerMap
 from .models.modules import max_positions
@@ -73,20 +75,33 @@ def verify(
         **model_kwargs: For `from_pretrained`, such as `device` or `attn_implementation`.
 
     Raises:
-        CheckpointError: There is no record of how it was built, or a model cannot be loaded.
+        CheckpointError: There is no record of how it was built, teacher or student has changed
+            since, or a model cannot be loaded.
         LayerMapError: Teacher and student are not the ones of the record.
     """
     directory = Path(directory)
     record = read_record(directory)
+    teacher = record.teacher if teacher is None else teacher
+    student = record.student if student is None else student
+    _check_unchanged(record, teacher, student)
     built = load_model(directory, **model_kwargs)
     family = Family.from_pretrained(
-        record.teacher if teacher is None else teacher,
-        record.student if student is None else student,
-        dtype=built.dtype,
-        keep=record.kept,
-        **model_kwargs,
+        teacher, student, dtype=built.dtype, keep=record.kept, **model_kwargs
     )
     return compare(built, family, record)
+
+
+def _check_unchanged(record: Record, teacher: str | Path, student: str | Path) -> None:
+    found = FamilyOnDisk.open(teacher, student, keep=record.kept).identities()
+    for role, source, recorded in zip(
+        ("teacher", "student"), found, record.fingerprints, strict=True
+    ):
+        if source.fingerprint != recorded:
+            raise CheckpointError(
+                f"has changed since the member was built: it is not the {role} of its record",
+                where=source.id,
+                fix=f"build the member again, or give the {role} it was built from as --{role}",
+            )
 
 
 def compare(built: PreTrainedModel, family: Family, record: Record) -> Verification:

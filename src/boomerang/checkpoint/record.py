@@ -81,6 +81,7 @@ class Record:
         num_teacher_layers: N.
         kept: The teacher layers the student was cut from.
         patched: The patched student layers.
+        fingerprints: Of teacher and student, as `identity.fingerprint` computes them.
     """
 
     teacher: str
@@ -88,6 +89,7 @@ class Record:
     num_teacher_layers: int
     kept: tuple[int, ...]
     patched: tuple[int, ...]
+    fingerprints: tuple[str, str]
 
 
 def read_record(directory: Path) -> Record:
@@ -114,6 +116,7 @@ def read_record(directory: Path) -> Record:
             num_teacher_layers=content["num_teacher_layers"],
             kept=tuple(content["kept_layers"]),
             patched=tuple(content["patched_layers"]),
+            fingerprints=(content["teacher"]["fingerprint"], content["student"]["fingerprint"]),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"is not as it was written ({error!r})", where=path) from None
