@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoint.loading import check_tokens
 from ..evaluate.perplexity import fit_window
 from ..models.modules import layer_stack
 from ..text.documents import read_documents
@@ -35,10 +36,13 @@ def calibration_text(
         teacher: Its config tells the most positions it takes.
 
     Raises:
-        DataError: A file cannot be read, or there is nothing in it.
+        DataError: A file cannot be read, there is nothing in it, or a token has no row in the
+            teacher's embedding.
     """
     window = fit_window(teacher.config)
-    return prepare(read_documents(paths), tokenizer, window=window, stride=window)
+    text = prepare(read_documents(paths), tokenizer, window=window, stride=window)
+    check_tokens(teacher, text.largest_token)
+    return text
 
 
 def shortgpt_models(

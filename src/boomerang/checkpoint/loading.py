@@ -142,6 +142,26 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
         ) from error
 
 
+def check_tokens(model: PreTrainedModel, largest: int) -> None:
+    """Refuse a token id for which a model's embedding has no row.
+
+    Args:
+        model: The model.
+        largest: The largest token id that it is to be fed.
+
+    Raises:
+        DataError: The id is beyond the embedding.
+    """
+    table: Any = model.get_input_embeddings()
+    rows = table.weight.shape[0]
+    if largest >= rows:
+        raise DataError(
+            f"the tokenizer makes token {largest} of this text, and the model's embedding has "
+            f"only {rows} rows",
+            fix="use the tokenizer that the model was trained with",
+        )
+
+
 def continuation(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -162,13 +182,15 @@ def continuation(
 
     Raises:
         CheckpointError: A value in the generation config cannot be used.
-        DataError: The prompt alone takes all of the model's positions, or `chat` is given and the
+        DataError: The prompt alone takes all of the model's positions, a token of it has no row in
+            the embedding, or `chat` is given and the
             tokenizer has no chat template, or one that does not take the message.
     """
     if chat:
         inputs: Any = _as_message(tokenizer, prompt)
     else:
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    check_tokens(model, max(inputs["input_ids"].flatten().tolist(), default=0))
     inputs = inputs.to(model.device)
     limit = max_positions(model.config.to_dict())
     if limit is not None:

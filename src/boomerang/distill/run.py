@@ -13,10 +13,10 @@ from rich.console import Console
 from transformers import TrainingArguments
 
 from ..checkpoint.directory import read_config
-from ..checkpoint.loading import load_model, load_tokenizer
+from ..checkpoint.loading import check_tokens, load_model, load_tokenizer
 from ..checkpoint.lock import locked
 from ..checkpoint.resolve import resolve
-from ..errors import DataError, OutputError, RecipeError
+from ..errors import OutputError, RecipeError
 from ..student import cut
 from ..text.prepare import largest_token, load_phases, load_rows, prepare_rows, rows_hash
 from ..text.rows import Rows
@@ -209,14 +209,7 @@ def prepare(
     if recipe.data.packing:
         check_packing(teacher, args.train_batch_size)
     rows, held_out = _rows(recipe, args, inputs, tokenizer)
-    table: Any = teacher.get_input_embeddings()
-    largest, known = largest_token(Output(recipe).data), table.weight.shape[0]
-    if largest >= known:
-        raise DataError(
-            f"holds token {largest}, and the teacher's embedding has {known} rows",
-            where="data",
-            fix="see whether the tokenizer beside the teacher is its own",
-        )
+    check_tokens(teacher, largest_token(Output(recipe).data))
     say(
         f"Distilling {layers.num_layers} layers into {layers.num_student_layers} on "
         f"{len(rows):,} rows of {recipe.data.sequence_length} tokens, into {recipe.out}"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..checkpoint.loading import check_tokens
 from ..errors import BoomerangError
 from ..family import Family
 from ..layers import Member
@@ -129,8 +130,11 @@ class Scorer:
             Batches of finished requests, as soon as they are; every request is in one of them.
 
         Raises:
-            DataError: A context or continuation is empty, or a continuation too long.
+            DataError: A context or continuation is empty, a continuation is too long, or a token
+                has no row in the embedding.
         """
+        tokens = (max((*context, *targets), default=0) for context, targets in requests)
+        check_tokens(self._largest.model, max(tokens, default=0))
         pending = self._lay_out(requests)
         while pending:
             rows, rest = split(pending, self._tokens, self.batch_size)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.loading import load_model, load_tokenizer
+from ..checkpoint.loading import check_tokens, load_model, load_tokenizer
 from ..checkpoint.resolve import resolve
 from ..evaluate.perplexity import fit_window
 from ..family import Family
@@ -109,6 +109,7 @@ def inspect_paths(
     model = load_model(directory, **loading) if family is None else family.teacher
     window = fit_window(model.config)
     text = prepare(documents, tokenizer, window=window, stride=window)
+    check_tokens(model, text.largest_token)
     return inspect_teacher(model, text, every) if family is None else inspect_family(family, text)
 
 

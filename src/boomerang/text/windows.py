@@ -49,6 +49,11 @@ class Text:
     num_bytes: int
 
     @property
+    def largest_token(self) -> int:
+        """The largest token id in a window."""
+        return max(max(*window.inputs, *window.targets) for window in self.windows)
+
+    @property
     def hash(self) -> str:
         """A short hash of all windows: of text, tokenizer, window and stride."""
         digest = hashlib.sha256()
