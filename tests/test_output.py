@@ -153,6 +153,26 @@ def test_nothing_is_written_into_the_student(
     assert content(student) == before
 
 
+def test_a_report_is_not_put_into_the_models(
+    teacher: Path,
+    student: Path,
+    text: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results, page = tmp_path / "results", tmp_path / "report.html"
+    boomerang.evaluate(teacher, student, results, texts=[text], members=[0])
+    for arguments in (
+        (student / "report.html",),
+        (teacher / "figures" / "report.html",),
+        (page, "--figures", student),
+    ):
+        said = refused(capsys, monkeypatch, "report", results, *arguments)
+        assert "the checkpoint" in said
+    assert not page.exists() and not (student / "report.html").exists()
+
+
 def test_a_live_teacher_is_not_overwritten(teacher: Path) -> None:
     from boomerang.checkpoint.loading import load_model
 

@@ -176,13 +176,14 @@ def set_ordinary_permissions(directory: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that readers see the old content or the new, never a part.
+    """Write a small file, and its parents, so that readers see the old or the new, never a part.
 
     Raises:
         OutputError: It cannot be written; the old content stays.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         remove_dead_files(path.parent, f".{glob.escape(path.name)}{PARTIAL}*")
         try:
             partial.write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..checkpoint.output import check_writable, write_text
+from ..checkpoint.output import check_apart, check_writable, write_text
 from ..errors import OutputError, ResultsError
 from .external import External, read_external
 from .page import GENERATOR, Report, page
@@ -37,19 +37,21 @@ def write_report(
 
     Raises:
         ResultsError: Results or measurements cannot be read, or are not what they should be.
-        OutputError: `out` is a file of another kind, or `out` or `figures` cannot be written.
+        OutputError: `out` is a file of another kind; `out` or `figures` is, holds or lies inside
+            the teacher or the student, or cannot be written.
     """
     out = Path(out)
     _check_replaceable(out)
-    report = Report.of(read_sets(results), _read_external(external), title)
+    sets = read_sets(results)
+    for family in filter(None, (each.provenance for each in sets)):
+        for target in filter(None, (out, figures)):
+            check_apart(Path(target), family.teacher.id, family.student.id)
+    report = Report.of(sets, _read_external(external), title)
     text = page(report)
     if figures is not None:
         check_writable(Path(figures))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=out) from None
     except UnicodeEncodeError as error:
         raise ResultsError(f"a name is not Unicode text ({error.reason})") from None
     if figures is not None:

@@ -120,7 +120,6 @@ def _files(data: dict[str, Any]) -> list[str]:
 
 def write_embedded_texts(directory: Path) -> None:
     """Write the embedded teacher's texts as files, as any user of the tool has them."""
-    directory.mkdir(parents=True, exist_ok=True)
     for name, text in _embedded_texts().items():
         if not (directory / name).exists():
             write_text(directory / name, text)

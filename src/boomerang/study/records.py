@@ -131,7 +131,6 @@ class Directory:
     def write_record(self, record: Record) -> None:
         """Mark a run as done."""
         path = self.record(record.job)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, record.model_dump_json() + "\n")
 
     def done(self) -> frozenset[str]:
@@ -164,7 +163,6 @@ class Directory:
                 raise OutputError(
                     "is not empty and holds no study", where=self.path, fix="name another directory"
                 )
-            self.path.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps({"schema_version": 1, "teacher": teacher}) + "\n")
         except (ValueError, AttributeError) as error:
             if isinstance(error, OutputError):

@@ -26,7 +26,6 @@ def write_samples(
     """
     name = "-".join(["patched", *map(str, member.patched)]) if member.patched else "student"
     path = directory / series / name / f"samples_{task.replace('/', '__')}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (
         json.dumps(_line(sample), default=handle_non_serializable, ensure_ascii=False)
         for sample in samples
