@@ -146,7 +146,11 @@ def test_nothing_is_written_into_the_student(
         f"{{teacher: {teacher}, student: {student}, out: {student}, "
         f"data: {{files: [{text}], sequence_length: 32}}}}"
     )
-    evaluation = (teacher, student, student, "--text", text, "--device", "cpu")
+    measured = ("--text", text, "--device", "cpu")
+    evaluation = (teacher, student, student, *measured)
+    baseline = ("baseline", "shortgpt", teacher, student, tmp_path / "results", *measured)
+    saved = (*baseline, "--calibration", text, "--save", student)
+    assert "lies inside the checkpoint" in refused(capsys, monkeypatch, *saved)
     for arguments in (("evaluate", *evaluation), ("distill", recipe)):
         assert "is the checkpoint" in refused(capsys, monkeypatch, *arguments)
     assert "not empty" in refused(capsys, monkeypatch, "init", teacher, student)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..checkpoint.companions import copy_companions, find_companions
 from ..checkpoint.jsonfile import read_json_object
-from ..checkpoint.output import check_apart, check_free, new_directory, write_json
+from ..checkpoint.output import check_free, new_directory, write_json
 from ..errors import CheckpointError
 from ..version import __version__
 from .card import baseline_card
@@ -36,7 +36,6 @@ def save_model(model: Standalone, out: Path, *, teacher: Path, teacher_hash: str
     target = out / f"{teacher.resolve().name}-{model.series}-{model.num_layers}L"
     if _hash_of(target) == model.hash:
         return target
-    check_apart(target, teacher)
     check_free(target)
     companions = find_companions(teacher, same_layers=False)
     with new_directory(target) as partial:

@@ -189,21 +189,28 @@ def _pruned(
     from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
     from ..baselines.save import save_model
     from ..baselines.score_cache import CACHE_FILE, Cache
+    from ..checkpoint.lock import locked
+    from ..checkpoint.output import check_apart
+    from ..evaluate.parallel import is_first
+
+    if save is not None:
+        check_apart(save / "model", teacher, student)
 
     text = calibration_text(calibration, bench.tokenizer, bench.model)
-    bench.check(results, **settings)
-    make = {"shortgpt": shortgpt_models, "laco": laco_models}[method]
-    models = make(
-        bench.model,
-        text,
-        sizes,
-        teacher_hash=bench.teacher_hash,
-        cache=Cache(results / CACHE_FILE),
-    )
-    if save is not None:
-        for each in models:
-            save_model(each, save, teacher=bench.teacher, teacher_hash=bench.teacher_hash)
-    common.show(bench.measure(models, results, **settings), alone=True)
+    with locked(results, when=is_first()):
+        bench.check(results, **settings)
+        make = {"shortgpt": shortgpt_models, "laco": laco_models}[method]
+        models = make(
+            bench.model,
+            text,
+            sizes,
+            teacher_hash=bench.teacher_hash,
+            cache=Cache(results / CACHE_FILE),
+        )
+        if save is not None:
+            for each in models:
+                save_model(each, save, teacher=bench.teacher, teacher_hash=bench.teacher_hash)
+        common.show(bench.measure(models, results, **settings), alone=True)
 
 
 def _patched(bench: Bench, wanted: list[int] | None, order: str | None) -> dict[str, Any]:

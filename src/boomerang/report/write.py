@@ -44,8 +44,8 @@ def write_report(
     _check_replaceable(out)
     sets = read_sets(results)
     for family in filter(None, (each.provenance for each in sets)):
-        for target in filter(None, (out, figures)):
-            check_apart(Path(target), family.teacher.id, family.student.id)
+        for target in (out, Path(figures or out)):
+            check_apart(target, family.teacher.id, family.student.id)
     report = Report.of(sets, _read_external(external), title)
     text = page(report)
     if figures is not None:
