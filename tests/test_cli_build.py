@@ -212,11 +212,18 @@ class Hub:
         self.models, self.cache = models, cache
 
     def snapshot_download(
-        self, name: str, *, revision: str | None, allow_patterns: list[str]
+        self,
+        name: str,
+        *,
+        revision: str | None,
+        allow_patterns: list[str],
+        ignore_patterns: list[str],
     ) -> str:
         snapshot = self.cache / name.replace("/", "--") / "snapshots" / ("0" * 40)
         snapshot.mkdir(parents=True, exist_ok=True)
         for path in (self.models / Path(name).name).iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in ignore_patterns):
+                continue
             if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
                 shutil.copy(path, snapshot)
         return str(snapshot)
@@ -255,10 +262,12 @@ def test_sizes_use_weights_that_are_in_the_cache(tmp_path: Path, hub: Hub) -> No
         row["bytes"] for row in json.loads(exact)
     ][::3], "student and teacher themselves are counted right"
     for name in names:
-        hub.snapshot_download(name, revision=None, allow_patterns=["*.json", "*-00001-of-*"])
+        hub.snapshot_download(
+            name, revision=None, allow_patterns=["*.json", "*-00001-of-*"], ignore_patterns=[]
+        )
     assert call("sizes", *names, "--json").stdout == counted
     for name in names:
-        hub.snapshot_download(name, revision=None, allow_patterns=["*"])
+        hub.snapshot_download(name, revision=None, allow_patterns=["*"], ignore_patterns=[])
     assert call("sizes", *names, "--json").stdout == exact
 
 

@@ -18,7 +18,8 @@ def test_tokenizer_files_come_along_and_secrets_do_not(tmp_path: Path) -> None:
     target.mkdir()
     source.mkdir()
     wanted = {"tokenizer.json", "special_tokens_map.json", "vocab.json", "chat_template.jinja",
-              "preprocessor_config.json", "tekken.json", "LICENSE"}  # fmt: skip
+              "preprocessor_config.json", "vocab.bpe", "qwen.tiktoken", "NOTICE",
+              "tekken.json", "LICENSE"}  # fmt: skip
     for name in (*wanted, "token", "pytorch_model.bin", "modeling_own.py", "notes.md"):
         (source / name).write_text(name)
     copy_companions(find_companions(source), target)
@@ -55,12 +56,19 @@ def test_a_linked_folder_of_templates_is_no_way_out(tmp_path: Path) -> None:
         find_companions(tmp_path / "source")
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_a_broken_config_does_not_come_along(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("[1]")
+    with pytest.raises(CheckpointError, match=f"{name}: is no JSON object"):
+        find_companions(tmp_path)
+
+
 def test_files_that_are_there_already_are_kept(tmp_path: Path) -> None:
     for name in ("source", "target"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "generation_config.json").write_text(name)
+        (tmp_path / name / "generation_config.json").write_text(f'{{"from": "{name}"}}')
     copy_companions(find_companions(tmp_path / "source"), tmp_path / "target")
-    assert (tmp_path / "target" / "generation_config.json").read_text() == "target"
+    assert "target" in (tmp_path / "target" / "generation_config.json").read_text()
 
 
 def test_a_card_that_is_a_pipe_or_leads_out_says_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from transformers import AutoConfig, Gemma3Config, GPTNeoConfig, PretrainedConfi
 
 from boomerang import LayerMap
 from boomerang.errors import ConfigError
-from boomerang.models.config import member_config, num_layers
+from boomerang.models.config import max_positions, member_config, num_layers
+from boomerang.models.modules import max_positions as live_max_positions
 from tiny_models import ARCHITECTURES, tiny_config
 
 LAYERS = LayerMap([0, 1, 3, 5], 7)
@@ -153,6 +154,34 @@ def test_what_cannot_be_carried_over_is_refused_by_its_key(extra: dict[str, Any]
 def test_what_does_not_depend_on_depth_stays(extra: dict[str, Any]) -> None:
     result = member_config({"num_hidden_layers": 6, **extra}, [0, 2, 4], tied=False)
     assert {key: result[key] for key in extra} == extra
+
+
+def test_an_end_of_the_experts_below_every_kept_layer_is_no_end_at_the_last() -> None:
+    """The index -1 means the last layer, so that every layer would have experts."""
+    teacher = {"num_hidden_layers": 6, "moe_layer_start_index": 1, "moe_layer_end_index": 2}
+    for config in (teacher, dict(reversed(teacher.items()))):
+        result = member_config(config, [3, 5], tied=False)
+        assert result["moe_layer_start_index"] == 2 == result["num_hidden_layers"]
+        result = member_config(config, [0, 2, 4], tied=False)
+        assert (result["moe_layer_start_index"], result["moe_layer_end_index"]) == (1, 1)
+
+
+def test_a_pattern_of_letters_is_sliced_and_a_list_of_types_gives_the_depth() -> None:
+    letters = {"num_hidden_layers": 5, "hybrid_override_pattern": "M-M*-"}
+    assert member_config(letters, [0, 3, 4], tied=False)["hybrid_override_pattern"] == "M*-"
+    types = {"layers_block_type": ["mamba", "moe", "attention"]}
+    assert num_layers(types) == 3
+    assert member_config(types, [0, 2], tied=False)["layers_block_type"] == ["mamba", "attention"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length"],
+)
+def test_the_most_tokens_are_found_under_any_name(key: str) -> None:
+    assert max_positions({"num_hidden_layers": 2, key: 64}) == 64
+    live = PretrainedConfig(num_hidden_layers=2, **{key: 64})
+    assert live_max_positions(live) == 64
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from boomerang.checkpoint.directory import read_config
 from boomerang.checkpoint.header import DTYPE_BITS, MAX_HEADER, read_header
 from boomerang.checkpoint.weights import read_weights
 from boomerang.errors import CheckpointError
@@ -326,3 +327,12 @@ def test_pickled_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:
     refused_directory(tmp_path, "pickled", "python -c", "save_pretrained")
     (tmp_path / "pytorch_model.bin").unlink()
     refused_directory(tmp_path, "no weights")
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_text(pointer)
+    refused_directory(tmp_path, "is a Git LFS pointer", "git lfs pull")
+    with pytest.raises(CheckpointError, match="is a Git LFS pointer"):
+        read_config(tmp_path)

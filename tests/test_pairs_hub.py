@@ -40,13 +40,20 @@ class Hub:
         self.models[name] = source
 
     def snapshot_download(
-        self, name: str, *, revision: str | None, allow_patterns: list[str]
+        self,
+        name: str,
+        *,
+        revision: str | None,
+        allow_patterns: list[str],
+        ignore_patterns: list[str],
     ) -> str:
         self.asked.append((name, revision))
         commit = MAIN if revision is None else revision
         snapshot = self.cache / f"models--{name.replace('/', '--')}" / "snapshots" / commit
         snapshot.mkdir(parents=True, exist_ok=True)
         for path in self.models[name].iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in ignore_patterns):
+                continue
             if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
                 shutil.copy(path, snapshot)
         return str(snapshot)
@@ -246,3 +253,19 @@ def test_a_refusal_is_one_line(
         assert str(caught.value).startswith(("me/teacher@v1: ", "me/student: "))
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_all_that_a_member_takes_along_is_downloaded_and_weights_once(
+    looks: dict[str, tuple[Path, Path]], hub: Hub, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(looks["llama"][0], source)
+    wanted = {"NOTICE", "LICENSE", "qwen.tiktoken", "vocab.bpe", "merges.txt", "tekken.json"}
+    unwanted = {"consolidated.safetensors", "pytorch_model.bin", "image_processor.py", "a.pth"}
+    for name in wanted | unwanted:
+        (source / name).write_text("")
+    hub.add("owner/name", source)
+    found = {path.name for path in resolve("owner/name").iterdir()}
+    assert found == {path.name for path in source.iterdir()} - unwanted
+    trusted = resolve("owner/name", trust_remote_code=True)
+    assert "image_processor.py" in {path.name for path in trusted.iterdir()}

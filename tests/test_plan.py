@@ -12,12 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import boomerang
 from boomerang.checkpoint.convert import converter
 from boomerang.checkpoint.sources import FamilyOnDisk
 from boomerang.errors import ArchitectureError, BoomerangError, CheckpointError, LayerMapError
 from boomerang.models.names import read_layout
+from boomerang.verify import verify
 from disk import save_pair
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -445,3 +447,32 @@ def test_a_student_with_other_rotary_settings_is_refused(tmp_path: Path) -> None
     (student / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArchitectureError, match=r"rope_theta is 5\.0"):
         FamilyOnDisk.open(teacher, student)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_what_a_class_keeps_in_float32_is_not_narrowed(stored: torch.dtype, tmp_path: Path) -> None:
+    """The corrections of a router of GLM-4.5, in a teacher of float32 and of bfloat16."""
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING["glm4_moe"].from_dict(GLM)).to(stored)
+    for name, buffer in model.named_buffers():
+        if name.endswith("correction_bias"):
+            buffer.data = torch.randn(buffer.shape)
+    model.save_pretrained(tmp_path / "teacher")
+    layers = boomerang.LayerMap((0, 2), 4)
+    boomerang.init_student(tmp_path / "teacher", tmp_path / "student", layers)
+    out = tmp_path / "member"
+    boomerang.build(tmp_path / "teacher", tmp_path / "student", out, patch=1, dtype="bfloat16")
+    written = load_file(out / "model.safetensors")
+    kept = {name for name, tensor in written.items() if tensor.dtype == torch.float32}
+    assert kept == {name for name in written if name.endswith("e_score_correction_bias")} != set()
+    assert {tensor.dtype for tensor in written.values()} == {torch.float32, torch.bfloat16}
+    result = verify(out)
+    assert result.passed, result.difference
+
+
+GLM = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16,
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "pad_token_id": 0, "eos_token_id": 2,
+    "max_position_embeddings": 64,
+}  # fmt: skip

@@ -17,7 +17,7 @@ from ..models.config import Config, member_config, num_layers, text_config
 from ..models.layer_types import with_layer_types
 from ..models.names import Layout
 from .agreement import check_configs
-from .directory import Checkpoint, read_config
+from .directory import Checkpoint, read_config, says_quantised
 from .header import DTYPE_BITS, Tensor
 from .jsonfile import read_json_object
 from .member_plan import DTYPES, Pair
@@ -103,7 +103,7 @@ def teacher_from_config(path: Path) -> Checkpoint:
         ArchitectureError, ConfigError: The architecture is not supported, or the model quantised.
     """
     config = with_layer_types(read_json_object(path), path)
-    if any(part.get("quantization_config") for part in (config, text_config(config))):
+    if says_quantised(config, path.parent):
         raise ArchitectureError(
             "is of a quantised model, whose size it does not tell",
             where=path,

@@ -7,21 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import CheckpointError, OutputError
-from ..models.quantization import names_layers
+from ..models.quantization import QUANTIZATION_FILE, names_layers
 from .header import open_plain
 from .jsonfile import read_json_object
 from .weights import inside
 
-# What ModelOpt says about the weights, beside the config or in its place.
-QUANTIZATION_FILE = "hf_quant_config.json"
-
-_PATTERNS = (
+PATTERNS = (
     "tokenizer*", "special_tokens*", "added_tokens*", "*.tiktoken", "tekken.json", "vocab*",
     "merges.txt", "*.model", "*chat_template*", "*.jinja", "*processor*",
     "generation_config.json", QUANTIZATION_FILE, "LICENSE*", "NOTICE*",
 )  # fmt: skip
 # What could match above and is something else: weights, and the files a member has of its own.
 _NOT = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".py")
+# What every tool reads as a JSON object.
+_OBJECTS = frozenset({"generation_config.json", "tokenizer_config.json"})
 # Where transformers keeps chat templates besides the default one.
 _TEMPLATES = "additional_chat_templates"
 
@@ -39,9 +38,9 @@ def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path
 
     Raises:
         CheckpointError: One is a link that leads out of the checkpoint, no plain file, or cannot be
-            read; or it speaks of layers by numbers that are no longer theirs.
+            read; it should be a JSON object and is not; or it names layers by their old numbers.
     """
-    names = {path.name for pattern in _PATTERNS for path in source.glob(pattern)}
+    names = {path.name for pattern in PATTERNS for path in source.glob(pattern)}
     found = {
         name: inside(source, name)
         for name in sorted(names)
@@ -56,6 +55,8 @@ def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path
                 pass
         except OSError as error:
             raise CheckpointError(f"cannot be read ({error.strerror})", where=path) from None
+    for name in _OBJECTS & found.keys():
+        read_json_object(found[name])
     stale = None if same_layers else found.get(QUANTIZATION_FILE)
     if stale is not None and names_layers(read_json_object(stale)):
         raise CheckpointError(

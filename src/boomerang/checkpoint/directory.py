@@ -10,11 +10,14 @@ from ..errors import CheckpointError
 from ..models.config import FURTHER_TOKEN_LAYERS, Config, num_layers, text_config
 from ..models.layer_types import with_layer_types
 from ..models.names import Layout, read_layout
+from ..models.quantization import QUANTIZATION_FILE, QUANTIZATION_KEYS
 from .convert import FLOATS
 from .header import Tensor
 from .jsonfile import read_json_object
 from .ties import follow_config
 from .weights import inside, read_weights
+
+_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,7 @@ class Checkpoint:
     @property
     def is_quantised(self) -> bool:
         """Whether the config says that the weights are packed in a format of their own."""
-        text = text_config(self.config)
-        return bool(text.get("quantization_config") or self.config.get("quantization_config"))
+        return says_quantised(self.config, self.directory)
 
     @property
     def token_table(self) -> Tensor | None:
@@ -94,11 +96,25 @@ def read_config(directory: Path) -> Config:
     """A checkpoint's `config.json`.
 
     Raises:
-        CheckpointError: It is missing or no JSON object.
+        CheckpointError: It is missing or no JSON object, or an adapter lies beside it.
     """
+    # With peft installed, transformers would load the adapter into the model silently.
+    if (directory / _ADAPTER).exists():
+        raise CheckpointError(
+            f"has an adapter ({_ADAPTER}) beside the model",
+            where=directory,
+            fix="merge the two (peft's merge_and_unload) and save the result, or remove the file",
+        )
     if not (directory / "config.json").exists():
         raise CheckpointError("has no config.json", where=directory)
     return read_json_object(inside(directory, "config.json"))
+
+
+def says_quantised(config: Config, directory: Path) -> bool:
+    """Whether a config, or ModelOpt's file beside it, says that the weights are quantised."""
+    parts = (config, text_config(config))
+    said = any(part.get(key) for part in parts for key in QUANTIZATION_KEYS)
+    return said or (directory / QUANTIZATION_FILE).exists()
 
 
 def layout_of(config: Config, tensors: Mapping[str, Tensor], where: object) -> Layout:

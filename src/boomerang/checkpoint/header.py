@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
+from .jsonfile import IS_POINTER, LFS_POINTER
 
 MAX_HEADER = 100_000_000
 
@@ -120,6 +121,8 @@ def _raw_header(file: BinaryIO, size: int, path: Path) -> bytes:
     prefix = file.read(8)
     if len(prefix) < 8:
         raise CheckpointError(f"is truncated: it has only {len(prefix)} bytes", where=path)
+    if prefix == LFS_POINTER[:8]:
+        raise CheckpointError(**IS_POINTER, where=path)
     (length,) = struct.unpack("<Q", prefix)
     if length > MAX_HEADER:
         raise CheckpointError(

@@ -13,6 +13,13 @@ from ..errors import CheckpointError
 # The largest index of a published model has some 10 MB; a file beyond this is no honest one.
 MAX_BYTES = 32 * 1024 * 1024
 
+# How the text begins that Git leaves in the place of a large file that was not fetched.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+IS_POINTER = {
+    "what": "is a Git LFS pointer and not the file itself",
+    "fix": "run `git lfs pull` in its directory",
+}
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -24,14 +31,17 @@ def read_json_object(path: Path) -> dict[str, Any]:
             or spells text that has no UTF-8.
     """
     try:
-        text = read_bounded(path, MAX_BYTES).decode()
+        data = read_bounded(path, MAX_BYTES)
+        if data.startswith(LFS_POINTER):
+            raise CheckpointError(**IS_POINTER, where=path)
+        text = data.decode()
         content = json.loads(text)
         # Half of a surrogate pair can only come from an escape, and hardly any file has one.
         if _SURROGATE.search(text):
             json.dumps(content, ensure_ascii=False).encode()
+    except CheckpointError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"cannot be read as JSON ({_reason(error)})", where=path) from None
     if not isinstance(content, dict):
         raise CheckpointError("is no JSON object", where=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,24 +36,23 @@ def load_model(
         **model_kwargs: For `from_pretrained`, such as `attn_implementation` or `device_map`.
 
     Raises:
-        CheckpointError: There are no safetensors weights, or they do not fit the config.
+        CheckpointError: There are no safetensors weights, they do not fit the config, or a number
+            among them is NaN or infinite.
         ConfigError: The config gives no number of layers, or more than are supported.
     """
-    config = read_config(directory)
-    if not any(directory.glob("*.safetensors")):
-        raise CheckpointError(
-            "has no *.safetensors weights",
-            where=directory,
-            fix="pickled weights are not read; convert them first",
-        )
-    depth, count = num_layers(config), len(read_weights(directory))
+    config, tensors = read_config(directory), read_weights(directory)
+    depth, count = num_layers(config), len(tensors)
     if depth > count:
         # Making so many layers could take all memory, long before transformers misses a tensor.
         raise CheckpointError(
             f"config.json says {depth} layers and the weights are {count} tensors", where=directory
         )
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    verbosity = logging.get_verbosity()
+    # Its report of unfit tensors is a table of many lines; the errors below name the first.
+    logging.set_verbosity_error()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -60,21 +60,19 @@ def load_model(
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             # Always a boolean: transformers takes None as "ask on standard input".
             trust_remote_code=trust_remote_code,
             **model_kwargs,
         )
     except Exception as error:  # whatever a broken config or file makes of transformers' code
-        reason = str(error).strip().splitlines()
-        raise CheckpointError(
-            f"cannot be loaded ({type(error).__name__}: {reason[0] if reason else ''})",
-            where=directory,
-        ) from error
+        raise CheckpointError(f"cannot be loaded ({_reason(error)})", where=directory) from error
+    finally:
+        logging.set_verbosity(verbosity)
     model, report = loaded
     missing, extra = report["missing_keys"], report["unexpected_keys"]
     if extra:
         # transformers passes over the buffers of older versions, but not under every name.
-        tensors = read_weights(directory)
         extra = {
             name
             for name in extra
@@ -84,6 +82,12 @@ def load_model(
         if found:
             names = ", ".join(sorted(found)[:3])
             raise CheckpointError(f"{verb} tensors for its config: {names}", where=directory)
+    for name, found, expected in sorted(report["mismatched_keys"])[:1]:
+        raise CheckpointError(
+            f"tensor {name} is {_spell(found)} and its config makes it {_spell(expected)}",
+            where=directory,
+        )
+    _check_finite(model, directory)
     if says_tied(config):
         _tie(model, directory)
     _return_plain_outputs(model)
@@ -104,6 +108,32 @@ def _return_plain_outputs(model: PreTrainedModel) -> None:
         for key, value in _OUTPUT.items():
             if getattr(config, key, value) != value:
                 setattr(config, key, value)
+
+
+def _check_finite(model: PreTrainedModel, directory: Path) -> None:
+    import torch
+
+    for name, tensor in model.named_parameters():
+        # Numbers of one byte and packed ones are scaled when they are used.
+        if tensor.is_meta or not tensor.is_floating_point() or tensor.element_size() == 1:
+            continue
+        # One pass and no copy; a NaN is both the least and the largest.
+        if tensor.numel() and not torch.stack(torch.aminmax(tensor.detach())).isfinite().all():
+            raise CheckpointError(
+                f"tensor {name} has NaN or infinite values in {tensor.dtype}",
+                where=directory,
+                fix="the checkpoint is damaged, its training diverged, or the dtype is too narrow",
+            )
+
+
+def _reason(error: Exception) -> str:
+    """An error of another library in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text:.300}" if text else type(error).__name__
+
+
+def _spell(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape)) or "one number"
 
 
 def _tie(model: PreTrainedModel, directory: Path) -> None:
@@ -138,7 +168,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
         )
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise CheckpointError(
-            f"has no readable tokenizer ({type(error).__name__})", where=directory
+            f"has no readable tokenizer ({_reason(error)})", where=directory
         ) from error
 
 

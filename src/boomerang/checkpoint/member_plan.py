@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import CheckpointError
 from ..layers import LayerMap, Member, Owner
@@ -102,6 +103,10 @@ class Pair:
         self.layers = layers
         self._equal = equal
         self._known: dict[tuple[Item, Item], bool] = {}
+        self._main_dtype = teacher.dtype
+        # Importing transformers takes seconds: it is asked only where a name is unusual.
+        self._all_plain = all(map(_is_plain, teacher.tensors))
+        self._words: dict[str, frozenset[str]] = {}
 
     def plan(self, member: Member, dtype: str | None = None) -> Plan:
         """The checkpoint of a member.
@@ -122,7 +127,7 @@ class Pair:
         for position, ((owner, index), teacher_layer) in enumerate(counterparts):
             model = self.teacher.layer(teacher_layer)
             items += [
-                Item(f"{stack}{position}.{rest}", tensor, _dtype(tensor, model[rest], target))
+                Item(f"{stack}{position}.{rest}", tensor, self._dtype(tensor, model[rest], target))
                 for rest, tensor in self._owner(owner).layer(index).items()
             ]
         items += self._outside(member.head, "head", target)
@@ -132,7 +137,7 @@ class Pair:
             items.append(output)
         config = member_config(self.teacher.config, member.teacher_layers, tied=tied)
         spelled = {safetensors: torch for torch, safetensors in DTYPES.items()}
-        written = dtype or spelled.get(self.teacher.dtype or "")
+        written = dtype or spelled.get(self._main_dtype or "")
         if written is not None:
             set_dtype(config, written)
         return Plan(member, tuple(items), config, tied, written)
@@ -150,6 +155,28 @@ class Pair:
             )
         return DTYPES[dtype]
 
+    def _dtype(self, tensor: Tensor, model: Tensor, target: str | None) -> str:
+        """The dtype to write a tensor in: the wanted one, or that of the teacher's counterpart."""
+        if tensor.dtype not in FLOATS or model.dtype not in FLOATS:
+            return tensor.dtype
+        if target is None:
+            return model.dtype
+        return "F32" if self._stays_wide(model, target) else target
+
+    def _stays_wide(self, model: Tensor, target: str) -> bool:
+        """Whether float32 numbers of the teacher must not be narrowed.
+
+        Its class says so of some, such as the corrections of a router; what is neither a weight nor
+        a bias and stands in float32 among narrower numbers does so on purpose.
+        """
+        if model.dtype != "F32" or target == "F32" or self._all_plain:
+            return False
+        if self._main_dtype != "F32" and not _is_plain(model.name):
+            return True
+        if target not in self._words:
+            self._words[target] = _kept_words(self.teacher.config, target)
+        return any(f".{word}." in f".{model.name}." for word in self._words[target])
+
     def _owner(self, owner: Owner) -> Checkpoint:
         return self.teacher if owner == "teacher" else self.student
 
@@ -161,7 +188,8 @@ class Pair:
             if name != source.layout.output_matrix:
                 new = translate(name, source.layout.stack, model.layout.stack)
                 tensor = source.tensors[name]
-                items.append(Item(new, tensor, _dtype(tensor, model.tensors[new], target)))
+                dtype = self._dtype(tensor, model.tensors[new], target)
+                items.append(Item(new, tensor, dtype))
         return items
 
     def _matrices(self, member: Member, target: str | None) -> tuple[Item | None, Item | None]:
@@ -169,10 +197,10 @@ class Pair:
         source, model = self._owner(member.embedding).token_table, self.teacher.token_table
         table = output = None
         if source is not None and model is not None:
-            table = Item(model.name, source, _dtype(source, model, target))
+            table = Item(model.name, source, self._dtype(source, model, target))
         source, model = self._owner(member.head).output_matrix, self.teacher.output_matrix
         if source is not None and model is not None:
-            output = Item(self._output_name(), source, _dtype(source, model, target))
+            output = Item(self._output_name(), source, self._dtype(source, model, target))
         return table, output
 
     def _output_name(self) -> str:
@@ -193,8 +221,22 @@ class Pair:
         return self._known[table, output]
 
 
-def _dtype(tensor: Tensor, model: Tensor, target: str | None) -> str:
-    """The dtype a tensor is written in: the wanted one, or that of the teacher's counterpart."""
-    if tensor.dtype in FLOATS and model.dtype in FLOATS:
-        return target or model.dtype
-    return tensor.dtype
+def _is_plain(name: str) -> bool:
+    return name.endswith((".weight", ".bias"))
+
+
+def _kept_words(config: Config, target: str) -> frozenset[str]:
+    """Words in the names of tensors that the teacher's class keeps in float32, whatever is asked.
+
+    For float16 there are more of them than for bfloat16.
+    """
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind = str(config.get("model_type"))
+    if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return frozenset()
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
+    words = set(model._keep_in_fp32_modules_strict or ())
+    if target == "F16":
+        words |= set(model._keep_in_fp32_modules or ())
+    return frozenset(words)

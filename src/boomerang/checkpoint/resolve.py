@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..models.quantization import QUANTIZATION_FILE
+from .companions import PATTERNS
 from .weights import has_weights
 
-# What a causal language model needs; never pickled weights, and code only where it is trusted.
-_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
+# What a causal language model needs, and what comes along with a member.
+_WANTED = ["*.safetensors", "*.json", "*.txt", "README.md", *PATTERNS]
+# Never pickled weights, nor other copies of the same ones; code only where it is trusted.
+_UNWANTED = ["consolidated*", "*/*.safetensors", "original/*", "*.bin", "*.pt", "*.pth"]
 # What says how large a member is; `sizes` asks for no more.
-_CONFIGS = ["config.json", "student_config.json"]
+_CONFIGS = ["config.json", "student_config.json", QUANTIZATION_FILE]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -60,6 +64,9 @@ def resolve(
                     where=path,
                     fix="leave the @ and what follows out",
                 )
+            # Both fail, with an OSError, where the directory may not be looked into.
+            next(path.iterdir(), None)
+            (path / "config.json").exists()
             # Recipes and records are UTF-8 and name it.
             str(path.resolve()).encode()
             return path
@@ -79,8 +86,11 @@ def resolve(
             fix="name a checkpoint directory or a hub id (owner/name)",
         )
     if not weights:
-        return _download(ref, _CONFIGS)
-    found = _download(ref, [*_WANTED, "*.py"] if trust_remote_code else _WANTED)
+        return _download(ref, _CONFIGS, [])
+    if trust_remote_code:
+        found = _download(ref, [*_WANTED, "*.py"], _UNWANTED)
+    else:
+        found = _download(ref, _WANTED, [*_UNWANTED, "*.py"])
     if not has_weights(found):
         raise CheckpointError(
             "has no safetensors weights",
@@ -91,7 +101,7 @@ def resolve(
     return found
 
 
-def _download(ref: Reference, patterns: list[str]) -> Path:
+def _download(ref: Reference, wanted: list[str], unwanted: list[str]) -> Path:
     # Imported here: the import costs more than reading a local checkpoint's header.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -105,7 +115,14 @@ def _download(ref: Reference, patterns: list[str]) -> Path:
 
     name = ref.name if ref.revision is None else f"{ref.name}@{ref.revision}"
     try:
-        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                ref.name,
+                revision=ref.revision,
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
+            )
+        )
     except GatedRepoError:
         raise CheckpointError(
             "is gated",

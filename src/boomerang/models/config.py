@@ -22,8 +22,13 @@ from .quantization import QUANTIZATION_KEYS, renumbered
 Config = dict[str, Any]
 
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# Nemotron-H in transformers 5 gives the number of layers by the length of this list alone.
+_DEPTH_BY_LENGTH = "layers_block_type"
 
-_POSITIONS = ("max_position_embeddings", "n_positions")
+# The most tokens a model takes, by any of its names.
+_POSITIONS = (
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length",
+)  # fmt: skip
 
 # Ten times the depth of DeepNet (1,000 layers, arXiv 2203.00555). No list and no module is made for
 # each layer of a config that speaks of more.
@@ -49,6 +54,7 @@ LAYER_INDICES = frozenset({
 _THRESHOLDS = frozenset({
     "first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers",
 })  # fmt: skip
+_FIRST_WITH_EXPERTS, _LAST_WITH_EXPERTS = "moe_layer_start_index", "moe_layer_end_index"
 
 # A periodic rule over layer indices, dead once the explicit list beside it is written.
 _WRITTEN_OUT_AS = {
@@ -89,7 +95,7 @@ def text_config(config: Config) -> Config:
             its type is no string.
     """
     text = config
-    if not any(key in config for key in DEPTH_KEYS) and isinstance(config.get("text_config"), dict):
+    if not _gives_depth(config) and isinstance(config.get("text_config"), dict):
         text = config["text_config"]
     if config.get("is_encoder_decoder"):
         raise ConfigError(
@@ -101,13 +107,17 @@ def text_config(config: Config) -> Config:
             raise ConfigError(
                 f"is {_short(part['model_type'])} and should be a string", where="model_type"
             )
-    if not any(key in text for key in DEPTH_KEYS):
+    if not _gives_depth(text):
         raise ConfigError(
             "no key gives the number of layers",
             where="config.json",
             fix=f"one of {', '.join(DEPTH_KEYS)} is needed",
         )
     return text
+
+
+def _gives_depth(config: Config) -> bool:
+    return any(key in config for key in (*DEPTH_KEYS, _DEPTH_BY_LENGTH))
 
 
 def num_layers(config: Config) -> int:
@@ -119,6 +129,8 @@ def num_layers(config: Config) -> int:
     """
     text = text_config(config)
     found = {key: text[key] for key in DEPTH_KEYS if text.get(key) is not None}
+    if not found and isinstance(text.get(_DEPTH_BY_LENGTH), list):
+        found = {_DEPTH_BY_LENGTH: len(text[_DEPTH_BY_LENGTH])}
     count = next(iter(found.values()), None)
     is_count = isinstance(count, int) and not isinstance(count, bool) and count > 0
     if not is_count or any(value != count for value in found.values()):
@@ -204,8 +216,7 @@ def _carry_over(text: Config, key: str, layers: Sequence[int], total: int) -> No
     elif key in LAYER_INDICES and isinstance(value, list):
         text[key] = _positions(layers, value)
     elif key in _THRESHOLDS and isinstance(value, int):
-        # A number beyond the last layer means "all layers" and still does.
-        text[key] = value if value > total else sum(i < value for i in layers)
+        text[key] = _below(value, layers, total)
     elif key in _WRITTEN_OUT_AS:
         if not isinstance(text.get(_WRITTEN_OUT_AS[key]), list):
             raise ConfigError(
@@ -239,6 +250,11 @@ def _sliced(entries: list[Any], key: str, layers: Sequence[int], total: int) -> 
     if len(entries) != total:
         raise ConfigError(f"has {len(entries)} entries for {total} layers", where=key)
     return [entries[i] for i in layers]
+
+
+def _below(threshold: int, layers: Sequence[int], total: int) -> int:
+    # A number beyond the last layer means "all layers" and still does.
+    return threshold if threshold > total else sum(i < threshold for i in layers)
 
 
 def _positions(layers: Sequence[int], indices: Iterable[int]) -> list[int]:
@@ -285,11 +301,35 @@ def _only_one(text: Config, key: str) -> None:
         )
 
 
-def _moe_end(text: Config, layers: Sequence[int], total: int) -> None:
-    """The last layer with experts, inclusive; -1 for the last of all."""
-    end = text["moe_layer_end_index"]
-    if end is not None and end >= 0:
-        text["moe_layer_end_index"] = sum(i <= end for i in layers) - 1
+def _moe_range(text: Config, layers: Sequence[int], total: int) -> None:
+    """The first and the last layer with experts, both inclusive; -1 for the last of all.
+
+    Called for the one key and for the other: both are rewritten with the last one's.
+    """
+    start, end = text.get(_FIRST_WITH_EXPERTS), text[_LAST_WITH_EXPERTS]
+    if isinstance(start, int):
+        text[_FIRST_WITH_EXPERTS] = _below(start, layers, total)
+    if end is None or end < 0:
+        return
+    text[_LAST_WITH_EXPERTS] = sum(i <= end for i in layers) - 1
+    if text[_LAST_WITH_EXPERTS] < 0:
+        # No layer has experts, which is said by a range that begins after the last layer.
+        text[_FIRST_WITH_EXPERTS] = len(layers)
+
+
+def _moe_start(text: Config, layers: Sequence[int], total: int) -> None:
+    """The same without a last layer; beside one, `_moe_range` does it."""
+    start = text[_FIRST_WITH_EXPERTS]
+    if _LAST_WITH_EXPERTS not in text and isinstance(start, int):
+        text[_FIRST_WITH_EXPERTS] = _below(start, layers, total)
+
+
+def _pattern(text: Config, layers: Sequence[int], total: int) -> None:
+    """A letter for each layer (Nemotron-H)."""
+    letters = text["hybrid_override_pattern"]
+    if letters is not None:
+        kept = _sliced(list(letters), "hybrid_override_pattern", layers, total)
+        text["hybrid_override_pattern"] = "".join(kept)
 
 
 def _per_layer_config(text: Config, layers: Sequence[int], total: int) -> None:
@@ -334,7 +374,9 @@ _SPECIAL: dict[str, Callable[[Config, Sequence[int], int], None]] = {
     "mlp_only_layers": _done_with_sparse_step,
     "moe_layer_freq": _moe_frequency,
     "moe_layer_interval": _moe_interval,
-    "moe_layer_end_index": _moe_end,
+    _FIRST_WITH_EXPERTS: _moe_start,
+    _LAST_WITH_EXPERTS: _moe_range,
+    "hybrid_override_pattern": _pattern,
     "per_layer_config": _per_layer_config,
     "attention_types": _attention_types,
     "num_nextn_predict_layers": _no_further_tokens,

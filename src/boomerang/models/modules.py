@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from ..errors import ArchitectureError
+from . import config
 from .config import num_layers
 
 if TYPE_CHECKING:
@@ -48,12 +49,8 @@ def layer_stack(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def max_positions(model_config: PretrainedConfig) -> int | None:
-    """The longest text a live model takes, in tokens, by its config; None for no limit.
-
-    By transformers' common name for it, which its configs translate into their own.
-    """
-    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    """The longest text a live model takes, in tokens, by its config; None for no limit."""
+    return config.max_positions(model_config.get_text_config().to_dict())
 
 
 def find_parts(model: PreTrainedModel) -> Parts:

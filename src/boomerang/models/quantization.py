@@ -17,6 +17,9 @@ from ..errors import ConfigError
 # Where configs keep it: transformers, early compressed-tensors, MLX.
 QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
 
+# What ModelOpt says about the weights, beside the config or in its place.
+QUANTIZATION_FILE = "hf_quant_config.json"
+
 # The first number in a path of modules, and the path before it. No version has such a path.
 _NUMBERED = re.compile(r"((?:[A-Za-z_]+[.])+)(0|[1-9][0-9]*)(?=[.]|$)")
 _STACKS = frozenset({"block", "blocks", "h", "layer", "layers"})
