@@ -7,8 +7,9 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,74 +34,6 @@ _FEW = 0.01
 _FORMAT = 1
 
 
-@dataclass
-class SourceTally:
-    """What a source gave so far.
-
-    Attributes:
-        rows: Its rows.
-        tokens: The tokens in these rows, padding not counted.
-        targets: How many of these tokens are learned.
-        conversations: The conversations that were read.
-        answered: Whether a conversation had a target.
-        first: The place of the first conversation.
-        roles: The roles in conversations, up to the first that has a target.
-    """
-
-    rows: int = 0
-    tokens: int = 0
-    targets: int = 0
-    conversations: int = 0
-    answered: bool = False
-    first: str = ""
-    roles: set[str] = field(default_factory=set)
-
-    def see(
-        self, documents: Iterator[tuple[str, str | Messages]]
-    ) -> Iterator[tuple[str, str | Messages]]:
-        """Pass documents on and note their roles."""
-        for where, document in documents:
-            if isinstance(document, list) and not self.answered:
-                self.first = self.first or where
-                self.roles.update(message["role"] for message in document)
-            yield where, document
-
-    def check(self) -> None:
-        """Refuse conversations in which the assistant says nothing."""
-        if self.conversations and not self.answered:
-            raise DataError(
-                f"the first of {self.conversations} conversations in which the assistant says "
-                f"nothing; the roles found are {', '.join(sorted(self.roles))}",
-                where=self.first,
-                fix="name the role that is to be learned assistant",
-            )
-
-
-@dataclass
-class Tally:
-    """What was done so far.
-
-    Attributes:
-        documents: Texts and conversations that were read.
-        tokens: All their tokens.
-        cut_off: The tokens that are in no row, because documents longer than a row were cut off.
-        largest_token: The largest token id in a row.
-        sources: By source.
-    """
-
-    documents: int = 0
-    tokens: int = 0
-    cut_off: int = 0
-    largest_token: int = 0
-    sources: list[SourceTally] = field(default_factory=list)
-    _began: float = field(default_factory=time.monotonic)
-
-    def words(self, rows: int) -> str:
-        """The counts and the speed so far, in words."""
-        speed = self.tokens / max(time.monotonic() - self._began, 1e-9)
-        return f"{self.documents:,} documents, {self.tokens:,} tokens, {speed:,.0f} tokens/s"
-
-
 def rows_hash(data: Data, text: str, tokenizer: str, *, reference: bool = False) -> str:
     """A short hash of everything that decides the rows.
 
@@ -108,78 +41,122 @@ def rows_hash(data: Data, text: str, tokenizer: str, *, reference: bool = False)
         data: The settings; `held_out` only decides which rows are which.
         text: Hash of the text.
         tokenizer: Hash of the tokenizer's files.
-        reference: As in `make_rows`.
+        reference: As for `SourceRows`.
     """
     settings = data.model_dump(exclude={"held_out"})
     content = json.dumps([_FORMAT, settings, text, tokenizer, reference], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def make_rows(
-    data: Data, tokenizer: PreTrainedTokenizerBase, tally: Tally, *, reference: bool = False
-) -> Iterator[Row]:
-    """The rows of a text, one at a time and with little of the text in memory.
+class SourceRows:
+    """The rows of one source, made as they are asked for, and counts of what was done so far.
 
     Args:
-        data: Sources, row length and form.
+        source: The source.
+        data: Row length and form.
         tokenizer: The teacher's.
-        tally: Kept up to date.
-        reference: As the paper's code does it: a document that is longer than a row is cut off, and
-            the end-of-sequence token never is a target.
+        reference: Do as the paper's code does: cut off what does not fit a row, and never make the
+            end-of-sequence token a target.
 
-    Raises:
-        DataError: A source cannot be read or holds something else than text.
+    Attributes:
+        name: The source in a word or two.
+        documents: Texts and conversations that were read.
+        read: Their tokens.
+        cut_off: The tokens that are in no row.
+        rows: Rows that were made.
+        tokens: The tokens in these rows, padding not counted.
+        targets: How many of these tokens are learned.
+        largest_token: The largest token id in these rows.
     """
-    sources = data.all_sources
-    tally.sources = [SourceTally() for _ in sources]
-    streams = [
-        _rows(source, data, tokenizer, tally, own, reference)
-        for source, own in zip(sources, tally.sources, strict=True)
-    ]
-    for phase in data.phases:
-        weights = [sources[number].weight for number in phase]
-        for turn, row in interleave([streams[number] for number in phase], weights):
-            own = tally.sources[phase[turn]]
-            own.rows += 1
-            own.tokens += row.length
-            own.targets += int(row.targets.sum())
-            tally.largest_token = max(tally.largest_token, int(row.tokens.max()))
+
+    def __init__(
+        self, source: Source, data: Data, tokenizer: PreTrainedTokenizerBase, reference: bool
+    ) -> None:
+        self.name = source.described
+        self.documents = self.read = self.cut_off = 0
+        self.rows = self.tokens = self.targets = self.largest_token = 0
+        self._source, self._data = source, data
+        self._tokenizer, self._reference = tokenizer, reference
+        # Of conversations: how many, whether one had a target; until then the first place, roles.
+        self._conversations, self._answered = 0, False
+        self._first, self._roles = "", set[str]()
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows in order.
+
+        Raises:
+            DataError: The source cannot be read, holds something else than text, or only
+                conversations in which the assistant says nothing.
+        """
+        form, eos = packed if self._data.packing else padded, self._tokenizer.eos_token_id
+        padding = 0 if eos is None else eos
+        for row in form(self._documents(), self._data.sequence_length, padding):
+            self.rows += 1
+            self.tokens += row.length
+            self.targets += int(row.targets.sum())
+            self.largest_token = max(self.largest_token, int(row.tokens.max()))
             yield row
 
-
-def _rows(
-    source: Source,
-    data: Data,
-    tokenizer: PreTrainedTokenizerBase,
-    tally: Tally,
-    own: SourceTally,
-    reference: bool,
-) -> Iterator[Row]:
-    length, eos = data.sequence_length, tokenizer.eos_token_id
-
-    def documents() -> Iterator[Document]:
-        taken = 0
-        read = own.see(read_source(source))
-        for document in tokenise(read, tokenizer, eos_is_no_target=reference):
+    def _documents(self) -> Iterator[Document]:
+        length, most = self._data.sequence_length, self._source.tokens
+        for document in tokenise(
+            self._watched(), self._tokenizer, eos_is_no_target=self._reference
+        ):
             size = len(document.tokens)
+            self.documents += 1
+            self.read += size
             if document.response_only:
-                own.conversations += 1
-                own.answered = own.answered or bool(document.targets.any())
-                if own.conversations == _PATIENCE:
-                    own.check()
-            tally.documents += 1
-            tally.tokens += size
-            if reference and size > length:
-                tally.cut_off += size - length
+                self._conversations += 1
+                self._answered = self._answered or bool(document.targets.any())
+                if self._conversations == _PATIENCE:
+                    self.check()
+            if self._reference and size > length:
+                self.cut_off += size - length
                 tokens, targets = document.tokens[:length], document.targets[:length]
                 document = replace(document, tokens=tokens, targets=targets)
             yield document
-            taken += size
-            if source.tokens is not None and taken >= source.tokens:
+            if most is not None and self.read >= most:
                 return
 
-    form = packed if data.packing else padded
-    yield from form(documents(), length, 0 if eos is None else eos)
+    def _watched(self) -> Iterator[tuple[str, str | Messages]]:
+        for where, document in read_source(self._source):
+            if isinstance(document, list) and not self._answered:
+                self._first = self._first or where
+                self._roles.update(message["role"] for message in document)
+            yield where, document
+
+    def check(self) -> None:
+        """Refuse conversations in which the assistant says nothing.
+
+        Raises:
+            DataError: Names the first, and the roles that were found.
+        """
+        if self._conversations and not self._answered:
+            raise DataError(
+                f"the first of {self._conversations} conversations in which the assistant says "
+                f"nothing; the roles found are {', '.join(sorted(self._roles))}",
+                where=self._first,
+                fix="name the role that is to be learned assistant",
+            )
+
+    def warn(self) -> None:
+        """Warn where few of the tokens are learned."""
+        if self.targets < _FEW * self.tokens:
+            warnings.warn(
+                f"{self.name}: only {self.targets / self.tokens:.2%} of its tokens are learned, "
+                "because the assistant says little in it",
+                BoomerangWarning,
+                stacklevel=3,
+            )
+
+
+def make_rows(data: Data, sources: Sequence[SourceRows]) -> Iterator[Row]:
+    """The rows of all sources, mixed by weight within each phase, with little text in memory."""
+    streams = [iter(source) for source in sources]
+    for phase in data.phases:
+        weights = [data.all_sources[number].weight for number in phase]
+        for _, row in interleave([streams[number] for number in phase], weights):
+            yield row
 
 
 def prepare_rows(
@@ -203,8 +180,8 @@ def prepare_rows(
         tokenizer: The teacher's.
         directory: Where the rows go; those of another text or setting are replaced.
         content: What `rows_hash` says.
-        reference: As in `make_rows`.
-        say: Told in a line what is done.
+        reference: As for `SourceRows`.
+        say: Called with a line for each thing that is done.
 
     Raises:
         DataError: A source cannot be used, or there is too little text.
@@ -215,56 +192,59 @@ def prepare_rows(
         say(f"Taking the {found['rows']:,} rows of text in {directory}")
         _check_enough(data, found["rows"])
         return
-    names = [source.described for source in data.all_sources]
+    sources = [SourceRows(each, data, tokenizer, reference) for each in data.all_sources]
+    names = [source.name for source in sources]
     say(f"Tokenising {'; '.join(names)} into {directory}")
-    tally = Tally()
     shutil.rmtree(directory, ignore_errors=True)
     with new_directory(directory) as partial:
-        rows = make_rows(data, tokenizer, tally, reference=reference)
-        with show_progress("Tokenising", words=tally.words) as advance:
+        with _show(sources) as advance:
 
             def counted() -> Iterator[Row]:
-                for row in rows:
+                for row in make_rows(data, sources):
                     advance(1)
                     yield row
 
             number = write_arrow(partial / ROWS, counted(), data.sequence_length)
-        for own in tally.sources:
-            own.check()
+        for source in sources:
+            source.check()
         _check_enough(data, number)
-        targets = sum(own.targets for own in tally.sources)
+        targets = sum(source.targets for source in sources)
         if not targets:
             where = ", ".join(names)
             raise DataError("no token in it is to be predicted", where=where, fix="give more text")
         record = {
             "hash": content,
             "rows": number,
-            "tokens": sum(own.tokens for own in tally.sources),
+            "tokens": sum(source.tokens for source in sources),
             "targets": targets,
-            "largest_token": tally.largest_token,
-            "cut_off": tally.cut_off,
-            "sources": [
-                {"name": name, "rows": own.rows}
-                for name, own in zip(names, tally.sources, strict=True)
-            ],
+            "largest_token": max(source.largest_token for source in sources),
+            "cut_off": sum(source.cut_off for source in sources),
+            "sources": [{"name": source.name, "rows": source.rows} for source in sources],
         }
         write_json(partial / RECORD, record)
     for phase in data.phases:
-        parts = ", ".join(f"{tally.sources[i].rows:,} rows of {names[i]}" for i in phase)
+        parts = ", ".join(f"{sources[i].rows:,} rows of {names[i]}" for i in phase)
         if len(phase) > 1:
             say(f"Mixed as many as the first source to run out allows: {parts}")
         elif len(names) > 1:
             say(f"Made {parts}")
-    for name, own in zip(names, tally.sources, strict=True):
-        if own.targets < _FEW * own.tokens:
-            warnings.warn(
-                f"{name}: only {own.targets / own.tokens:.2%} of its tokens are learned, because "
-                "the assistant says little in it",
-                BoomerangWarning,
-                stacklevel=2,
-            )
-    if tally.cut_off:
-        say(f"Cut off {tally.cut_off:,} of {tally.tokens:,} tokens, of documents longer than a row")
+    for source in sources:
+        source.warn()
+    if lost := sum(source.cut_off for source in sources):
+        read = sum(source.read for source in sources)
+        say(f"Cut off {lost:,} of {read:,} tokens, of documents longer than a row")
+
+
+def _show(sources: Sequence[SourceRows]) -> AbstractContextManager[Callable[[int], None]]:
+    began = time.monotonic()
+
+    def words(rows: int) -> str:
+        documents = sum(source.documents for source in sources)
+        tokens = sum(source.read for source in sources)
+        speed = tokens / max(time.monotonic() - began, 1e-9)
+        return f"{documents:,} documents, {tokens:,} tokens, {speed:,.0f} tokens/s"
+
+    return show_progress("Tokenising", words=words)
 
 
 def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:

@@ -32,27 +32,19 @@ class Rows(Dataset[dict[str, Tensor]]):
     or `attention_mask` (padded rows); and `aligned`, bool, where alignment leaves out real tokens,
     or a packed row ends in padding.
 
-    This class holds arrays in memory; `store.load_rows` gives rows from a file.
+    This class holds arrays in memory; `StoredRows` reads a file.
 
     Args:
         tokens: `[rows, S]`, int32.
         positions: The place of each token in its document or, for one that began in an earlier row,
             in the row; `[rows, S]`.
         lengths: For padded rows the number of real tokens, `[rows]`; None for packed rows.
-        no_target: A token that is never a target.
     """
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        positions: Tokens,
-        lengths: Tokens | None = None,
-        no_target: int | None = None,
-    ) -> None:
+    def __init__(self, tokens: Tokens, positions: Tokens, lengths: Tokens | None = None) -> None:
         self.tokens = tokens
         self.positions = positions
         self.lengths = lengths
-        self.no_target = no_target
 
     @property
     def packed(self) -> bool:
@@ -67,10 +59,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         tokens, starts = self.tokens[index], self.positions[index] == 0
         length = len(tokens) if self.lengths is None else int(self.lengths[index])
         real = np.arange(len(tokens)) < length
-        targets = real & ~starts
-        if self.no_target is not None:
-            targets &= tokens != self.no_target
-        return Row(tokens, starts, targets, real, length)
+        return Row(tokens, starts, real & ~starts, real, length)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row = self.row(index)
@@ -146,10 +135,9 @@ def write_arrow(path: Path, rows: Iterable[Row], length: int) -> int:
     import_datasets()  # brings pyarrow along, and words for when it is missing
     import pyarrow as pa
 
-    kinds = {"tokens": pa.int32(), "starts": pa.bool_(), "targets": pa.bool_()}
-    kinds["aligned"] = pa.bool_()
-    fields = [pa.field(name, pa.list_(kind, length)) for name, kind in kinds.items()]
-    schema = pa.schema([*fields, pa.field("length", pa.int32())])
+    kinds = {"tokens": pa.int32()} | dict.fromkeys(("starts", "targets", "aligned"), pa.bool_())
+    fields = [(name, pa.list_(kind, length)) for name, kind in kinds.items()]
+    schema = pa.schema([*fields, ("length", pa.int32())])
     rows = iter(rows)
     number = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
