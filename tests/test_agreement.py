@@ -129,3 +129,9 @@ def test_a_member_says_what_it_is_made_of(name: str, tmp_path: Path) -> None:
     for key in ("layer_types", "mlp_layer_types"):
         if key in settings:
             assert member[key] == [settings[key][i] for i in KEPT]
+
+
+def test_layer_types_agree_in_old_words_and_new(tmp_path: Path) -> None:
+    old = ["mamba", "attention", "mamba", "attention", "mamba", "attention", "mamba"]
+    new = ["linear_attention", "full_attention", "full_attention", "full_attention"]
+    agree(tmp_path, "llama", {"layer_types": old}, {"layer_types": new})

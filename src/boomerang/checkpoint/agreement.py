@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -42,8 +43,12 @@ _THRESHOLDS = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_laye
 # A class computes the layer types from these where they are not there, and else reads none of them.
 _BEHIND_TYPES = frozenset({"full_attn_idxs", "attn_layer_indices"})
 
-# Older versions' words for a type.
-_SAME_TYPE = {"attention": "full_attention"}
+# Older words for a type; transformers 5 saves the newer ones.
+_SAME_TYPE = {
+    "attention": "full_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+    "mamba": "linear_attention",
+}
 
 
 def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) -> None:
@@ -90,9 +95,10 @@ def _check_siblings(teacher: Checkpoint) -> None:
 
     Layer 0 stays the first in every member, and some classes give it other tensors.
     """
-    kinds = [_kinds(teacher.layer(i)) for i in range(len(teacher.layout.layers))]
-    for i, kind in enumerate(kinds[1:], 1):
-        if kinds.count(kind) > 1:
+    kinds = [_kind(teacher.layer(i)) for i in range(len(teacher.layout.layers))]
+    count = Counter(kinds)
+    for i, kind in enumerate(kinds):
+        if i == 0 or count[kind] > 1:
             continue
         # The config of a model of that layer alone: all the teacher's config says about it.
         said = member_config(teacher.config, [i], tied=False)
@@ -103,7 +109,7 @@ def _check_siblings(teacher: Checkpoint) -> None:
         ]
         if alike:
             usual = max(alike, key=alike.count)
-            name = min(set(kind.items()) ^ set(usual.items()))[0]
+            name = min(kind ^ usual)[0]
             raise CheckpointError(
                 f"layer {i} differs from every layer of its kind: tensor {name!r:.200} is missing, "
                 "extra, or of another shape or dtype",
@@ -112,12 +118,12 @@ def _check_siblings(teacher: Checkpoint) -> None:
             )
 
 
-def _kinds(layer: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
-    # Floating-point numbers are converted as needed, other dtypes are not.
-    return {
-        name: (*tensor.shape, "float" if tensor.dtype in FLOATS else tensor.dtype)
+def _kind(layer: Mapping[str, Tensor]) -> frozenset[tuple[str, str, tuple[int, ...]]]:
+    """Names, dtypes and shapes of a layer; floating-point numbers are converted as needed."""
+    return frozenset(
+        (name, "float" if tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
         for name, tensor in layer.items()
-    }
+    )
 
 
 def check_configs(teacher: Config, student: Config, where: Path) -> None:

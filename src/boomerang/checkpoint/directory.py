@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import BoomerangWarning, CheckpointError
 from ..models.config import FURTHER_TOKEN_LAYERS, Config, num_layers, text_config
 from ..models.layer_types import with_layer_types
 from ..models.names import Layout, read_layout
 from ..models.quantization import QUANTIZATION_FILE, QUANTIZATION_KEYS
-from .convert import FLOATS
+from .convert import FLOATS, pieces
 from .header import Tensor
 from .jsonfile import read_json_object
-from .ties import follow_config
 from .weights import inside, read_weights
 
 _ADAPTER = "adapter_config.json"
@@ -51,7 +51,7 @@ class Checkpoint:
         """
         config = read_config(directory)
         tensors = read_weights(directory)
-        layout = follow_config(layout_of(config, tensors, directory), config, tensors, directory)
+        layout = _follow_config(layout_of(config, tensors, directory), config, tensors, directory)
         # Last: what a config leaves open is worked out for as many layers as there are, not for as
         # many as it says there are.
         if expand:
@@ -93,7 +93,7 @@ class Checkpoint:
 
 
 def read_config(directory: Path) -> Config:
-    """A checkpoint's `config.json`.
+    """The content of a checkpoint's `config.json`.
 
     Raises:
         CheckpointError: It is missing or no JSON object, or an adapter lies beside it.
@@ -127,3 +127,56 @@ def layout_of(config: Config, tensors: Mapping[str, Tensor], where: object) -> L
     extra = next((text[key] for key in FURTHER_TOKEN_LAYERS if isinstance(text.get(key), int)), 0)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return read_layout(shapes, num_layers(config), extra_layers=max(0, extra), where=where)
+
+
+def says_tied(config: Config) -> bool:
+    """Whether a config says outright that embedding and output matrix are one."""
+    said = [part.get("tie_word_embeddings") for part in (config, text_config(config))]
+    return True in said and False not in said
+
+
+def _follow_config(
+    layout: Layout, config: Config, tensors: Mapping[str, Tensor], directory: Path
+) -> Layout:
+    """A layout without the stored output matrix, where the config ties it to the embedding.
+
+    The config is followed, as the reference does: its version of transformers ties what the config
+    ties, whatever the file holds. Later versions keep two matrices that differ apart. Warns when
+    the matrix that is passed over differs from the embedding.
+
+    Args:
+        layout: What the tensors' names say.
+        config: The checkpoint's config.
+        tensors: Its tensors, by name.
+        directory: Where it is.
+
+    Raises:
+        CheckpointError: A matrix cannot be read.
+    """
+    table, output = layout.token_table, layout.output_matrix
+    if table is None or output is None or not says_tied(config):
+        return layout
+    # Of other shapes they cannot be one: that is found where shapes are checked.
+    if tensors[table].shape != tensors[output].shape:
+        return layout
+    if not _equal(tensors[table], tensors[output]):
+        warn_of_unused_head(directory)
+    head = tuple(name for name in layout.head if name != output)
+    return replace(layout, output_matrix=None, head=head)
+
+
+def warn_of_unused_head(directory: Path) -> None:
+    """Say that a stored output matrix is not used."""
+    warnings.warn(
+        f"{directory}: has an output matrix that differs from the embedding, while its config ties "
+        "the two; the config is followed and the matrix left out",
+        BoomerangWarning,
+        stacklevel=2,
+    )
+
+
+def _equal(table: Tensor, output: Tensor) -> bool:
+    if table.dtype != output.dtype and not {table.dtype, output.dtype} <= FLOATS:
+        return False
+    both = zip(pieces(table, table.dtype), pieces(output, table.dtype), strict=True)
+    return all(a == b for a, b in both)

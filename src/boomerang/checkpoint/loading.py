@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, DataError
 from ..models.config import max_positions, num_layers
 from ..models.names import is_dropped
-from .directory import read_config
-from .ties import says_tied, warn_of_unused_head
+from .directory import read_config, says_tied, warn_of_unused_head
 from .weights import read_weights
 
 if TYPE_CHECKING:
