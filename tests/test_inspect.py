@@ -17,7 +17,7 @@ from boomerang.orders.advice import advise_keep, advise_order
 from boomerang.orders.divergence import predictions
 from boomerang.orders.inspection import Inspection, inspect_family, inspect_teacher
 from boomerang.orders.similarity import similarity
-from boomerang.report.heatmap import save_heatmap
+from boomerang.report.inspection import save_heatmap
 from boomerang.text.windows import Text, Window
 from tiny_models import tiny_model, tiny_pair
 

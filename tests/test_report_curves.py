@@ -13,9 +13,9 @@ from boomerang.errors import OutputError, ResultsError
 from boomerang.evaluate.results import Row
 from boomerang.report import figure as figure_module
 from boomerang.report.charts import one_chart
-from boomerang.report.curves import curves
 from boomerang.report.figure import save_figure
-from boomerang.report.seeds import shown
+from boomerang.report.lines import curves
+from boomerang.report.sources import shown
 from boomerang.report.table import member_tables
 from result_rows import FAMILY, NAIVE, RANDOM, text_rows
 
@@ -59,7 +59,7 @@ def test_one_set_of_rows_is_one_picture(tmp_path: Path) -> None:
     ],
 )
 def test_axes_say_what_they_show(rows: list[Row], scale: str, unit: str) -> None:
-    figure = figure_module._draw(one_chart(rows, metric="perplexity"), None)
+    figure = figure_module._paper_figure(one_chart(rows, metric="perplexity"), None)
     (axes,) = figure.axes
     assert axes.get_yscale() == scale
     assert axes.get_xlabel() == f"Parameters ({unit})"

@@ -9,9 +9,8 @@ import pytest
 
 from boomerang.evaluate.results import Row, append_results, current, read_results
 from boomerang.report.charts import charts, one_chart
-from boomerang.report.curves import curves
-from boomerang.report.seeds import mean_over_seeds, shown
-from boomerang.report.sources import read_sets
+from boomerang.report.lines import curves
+from boomerang.report.sources import mean_over_seeds, read_sets, shown
 from boomerang.report.table import all_tables, member_tables
 from result_rows import FAMILY, NAIVE, metric_rows, text_rows, write_results
 

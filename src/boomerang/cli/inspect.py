@@ -50,8 +50,7 @@ def inspect(
     from rich.console import Console
 
     from ..orders.inspection import inspect_paths
-    from ..report.heatmap import check_suffix, save_heatmap
-    from ..report.inspection import inspection_tables
+    from ..report.inspection import check_suffix, inspection_tables, save_heatmap
 
     if figure is not None:
         check_suffix(figure)

@@ -145,8 +145,7 @@ class Measuring:
         from rich.console import Console
 
         from ..evaluate.parallel import is_first
-        from ..report.models import model_table
-        from ..report.table import all_tables
+        from ..report.table import all_tables, model_table
 
         if not is_first():
             return

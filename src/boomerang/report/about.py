@@ -1,10 +1,10 @@
-"""How it was measured, and what is missing, as HTML."""
+"""How the results were measured, and what is missing, as cards for the page."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..evaluate.provenance import Provenance
@@ -13,7 +13,26 @@ from .external import External
 from .sources import ResultSet
 
 
-def provenance(each: ResultSet) -> str:
+@dataclass(frozen=True)
+class Card:
+    """Facts about one source of measurements.
+
+    Args:
+        name: The heading.
+        notes: What is missing, in sentences.
+        facts: Texts by name.
+        recipe: The student's recipe, or nothing.
+        tasks: The settings of each task, by its name.
+    """
+
+    name: str
+    notes: Sequence[str]
+    facts: Mapping[str, str]
+    recipe: str = ""
+    tasks: Mapping[str, str] = field(default_factory=dict)
+
+
+def card(each: ResultSet) -> Card:
     """Where one set of results comes from."""
     facts = {"Results": str(each.path)}
     found = each.provenance
@@ -21,36 +40,23 @@ def provenance(each: ResultSet) -> str:
         facts |= _family(found)
     facts |= _series(each)
     facts |= _settings(each.settings)
-    recipe = ""
-    if found is not None and found.recipe:
-        recipe = (
-            "<details><summary>Recipe of the student</summary>"
-            f"<pre><code>{escape(found.recipe)}</code></pre></details>"
-        )
-    elif found is not None:
+    if found is not None and not found.recipe:
         facts["Recipe"] = "none is recorded with the student"
-    if each.tasks:
-        told = {name: _plain(entry) for name, entry in each.tasks.items()}
-        recipe += f"<details><summary>Settings of the tasks</summary>{_list(told)}</details>"
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in each.missing)
-    return f'<div class="card"><h3>{escape(each.name)}</h3>{notes}{_list(facts)}{recipe}</div>'
+    recipe = "" if found is None else found.recipe or ""
+    tasks = {name: _plain(entry) for name, entry in each.tasks.items()}
+    return Card(each.name, each.missing, facts, recipe, tasks)
 
 
-def outside(external: Mapping[str, Sequence[External]], shown: set[External]) -> str:
+def external_card(external: Mapping[str, Sequence[External]], shown: set[External]) -> Card:
     """Which models come from elsewhere, and which of their values have no figure."""
-    if not external:
-        return ""
-    facts = {}
-    for source, points in external.items():
-        facts[source] = ", ".join(dict.fromkeys(point.name for point in points))
+    facts = {
+        source: ", ".join(dict.fromkeys(point.name for point in points))
+        for source, points in external.items()
+    }
     absent = [point for points in external.values() for point in points if point not in shown]
     names = ", ".join(dict.fromkeys(f"{point.metric} on {point.task}" for point in absent))
-    note = (
-        f'<p class="note">Not shown, since no member was measured so: {escape(names)}.</p>'
-        if absent
-        else ""
-    )
-    return f'<div class="card"><h3>Measured elsewhere</h3>{note}{_list(facts)}</div>'
+    note = f"Not shown, since no member was measured so: {names}."
+    return Card("Measured elsewhere", [note] if absent else [], facts)
 
 
 def _family(found: Provenance) -> dict[str, str]:
@@ -69,7 +75,7 @@ def _family(found: Provenance) -> dict[str, str]:
 
 
 def _series(each: ResultSet) -> dict[str, str]:
-    """Who is in the rows, where nothing tells of it but their hashes."""
+    """The hashes of each series that `family.json` does not name."""
     found = {}
     for series in dict.fromkeys(row.series for row in each.rows):
         if series != FAMILY or each.provenance is None:
@@ -98,11 +104,6 @@ def _plain(settings: Mapping[str, Any]) -> str:
     )
     whole = settings.get("tasks")
     return f"group of {', '.join(map(str, whole))}" if isinstance(whole, list) else ", ".join(parts)
-
-
-def _list(facts: Mapping[str, str]) -> str:
-    entries = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
-    return f'<dl class="facts">{"".join(entries)}</dl>'
 
 
 def _numbers(values: Sequence[int]) -> str:

@@ -6,12 +6,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluate.provenance import Cache
 from ..evaluate.results import FAMILY, Row
 from ..layers import FIRST_TO_LAST, LAST_TO_FIRST
-from ..sizing import OVERHEAD
+from ..sizing import DEFAULT_CONTEXT, Cache, Memory
 from .lines import Key
 from .sources import ResultSet
+
+# Tokens. Few models take longer texts.
+_LONGEST = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,9 @@ class Candidate:
     cache: tuple[Cache, ...]
     command: str
 
-    def memory(self, context: int) -> int:
-        """Bytes needed to run it with so many tokens of text, as `boomerang.sizing` counts them."""
-        kept = (
-            cache.bytes_per_token
-            * (context if cache.window is None else min(context, cache.window))
-            for cache in self.cache
-        )
-        return self.weights + sum(kept) + int(OVERHEAD * self.weights)
+    def memory(self, context: int) -> Memory:
+        """What it needs to run with so many tokens of text."""
+        return Memory.of(self.weights, self.cache, context)
 
 
 @dataclass(frozen=True)
@@ -62,20 +59,20 @@ class Choices:
     context: int | None
     everything: int | None
 
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """The text lengths to choose from: powers of two up to the model's, and the default."""
+        if self.context is None:
+            return (1,)
+        most = _LONGEST if self.context >= DEFAULT_CONTEXT else self.context
+        least = max(1, min(512, self.context // 8))
+        powers = {1 << k for k in range(_LONGEST.bit_length()) if least <= 1 << k <= most}
+        return tuple(sorted({self.context, *powers}))
+
 
 def choices(sets: Sequence[ResultSet]) -> list[Choices]:
-    """What can be chosen from: for each set and order of the family, the default order first."""
+    """The families to choose from: one for each set and order, the default order first."""
     return [_choices(each, order, teacher) for each in sets for order, teacher in _orders_of(each)]
-
-
-def fitting(candidates: Sequence[Candidate], budget: int, context: int) -> int | None:
-    """The index of the largest member that runs in so many bytes; None where nothing fits.
-
-    The rule is that of `boomerang.sizing.choose`, which `boomerang build --memory` follows: the
-    most layers, and of equals the last.
-    """
-    found = [i for i, each in enumerate(candidates) if each.memory(context) <= budget]
-    return max(found, key=lambda i: (candidates[i].layers, i), default=None)
 
 
 def _orders_of(each: ResultSet) -> list[tuple[str | None, str]]:
@@ -109,7 +106,9 @@ def _candidate(each: ResultSet, row: Row) -> Candidate:
         layers=row.num_layers,
         parameters=row.parameters if built is None else built.parameters,
         weights=row.bytes if built is None else built.bytes,
-        cache=() if built is None or built.cache is None else built.cache,
+        cache=tuple(
+            Cache(part.window, part.bytes_per_token) for part in (built and built.cache) or ()
+        ),
         command=_command(each, row),
     )
 

@@ -1,8 +1,9 @@
-"""Size against quality, as a figure for a README or a paper."""
+"""Size against quality, drawn by matplotlib: for a paper, and for the page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..errors import OutputError
 from ..evaluate.results import PERPLEXITY, Row
-from .charts import Chart, one_chart
+from .charts import Chart, is_log, one_chart
 from .lines import Line, Point
-from .metrics import better, label, lower_is_better
-from .scale import count_unit, log_marks, needs_log
+from .metrics import better, bytes_unit, count_unit, label, lower_is_better
+
+UNITS = ("parameters", "bytes", "layers")
 
 # Around names, so that lines behind them do not cross the letters.
 _HALO = [withStroke(linewidth=3, foreground="white")]
+_LONGEST_NAME = 40
+# Two ends closer than this share of the axes are named once.
+_NEAR = 0.08
 
-_RC: Any = {
+PAPER_RC: Any = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -31,6 +36,44 @@ _RC: Any = {
     "svg.fonttype": "path",  # looks the same wherever it is opened
     "svg.hashsalt": "boomerang",  # the same rows make the same bytes
 }
+
+
+@dataclass(frozen=True)
+class SizeAxis:
+    """The horizontal axis for one unit of size.
+
+    Args:
+        unit: One of `UNITS`.
+        title: The name of the axis.
+        divisor: What sizes are divided by before they are drawn.
+        limits: Where it begins and ends, in sizes divided.
+    """
+
+    unit: str
+    title: str
+    divisor: float
+    limits: tuple[float, float]
+
+    @classmethod
+    def of(cls, unit: str, charts: Sequence[Chart]) -> SizeAxis:
+        """The axis that holds every point of the charts."""
+        points = (point for chart in charts for line in chart.lines for point in line.points)
+        sizes = [size for point in points if (size := getattr(point, unit)) is not None]
+        divisor, name = {
+            "parameters": count_unit(max(sizes)),
+            "bytes": bytes_unit(max(sizes)),
+            "layers": (1.0, ""),
+        }[unit]
+        low, high = min(sizes) / divisor, max(sizes) / divisor
+        room = 0.08 * ((high - low) or high)
+        words = {"bytes": "Weights as measured"}.get(unit, unit.capitalize())
+        title = f"{words} ({name})" if name else words
+        return cls(unit, title, divisor, (low - room, high + room))
+
+    def place(self, point: Point) -> float | None:
+        """Where a point is, or None where its size is not known in this unit."""
+        size: int | None = getattr(point, self.unit)
+        return None if size is None else size / self.divisor
 
 
 def save_figure(
@@ -63,8 +106,8 @@ def save_figure(
 def save_chart(chart: Chart, stem: str | Path, *, title: str | None = None) -> tuple[Path, Path]:
     """Draw a chart of a report; the arguments and errors are otherwise those of `save_figure`."""
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
-    with matplotlib.rc_context(_RC):
-        figure = _draw(chart, title)
+    with matplotlib.rc_context(PAPER_RC):
+        figure = _paper_figure(chart, title)
         save_picture(figure, png)
         save_picture(figure, svg)
     return png, svg
@@ -91,20 +134,23 @@ def save_picture(figure: Figure, path: Path) -> None:
         raise OutputError(f"cannot be written ({error.strerror})", where=path) from None
 
 
-def _draw(chart: Chart, title: str | None) -> Figure:
+def line_id(line: Line, axis: SizeAxis) -> str:
+    """The id of a line's path and markers in an SVG file."""
+    return f"line-{line.index}-{axis.unit}"
+
+
+def _paper_figure(chart: Chart, title: str | None) -> Figure:
     figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    points = [point for line in chart.lines for point in line.points]
-    unit, name = count_unit(max(point.parameters for point in points))
-    # Above the better line there is nothing, so names of its ends go there.
-    above = lower_is_better(chart.metric) is False
-    for line in chart.lines:
-        _draw_line(axes, line, unit)
-    for end, marker, size in (("student", "o", 12.0), ("teacher", "*", 17.0)):
-        _mark_end(axes, chart.lines, end, (marker, size), unit, above=above)
-    _label(axes, chart, name)
-    _scale(axes, points, chart.metric, above=above)
+    draw_value_axis(axes, chart)
+    draw_lines(axes, chart, SizeAxis.of("parameters", [chart]), page=False)
+    hint = better(chart.metric)
+    what = f"{label(chart.metric)}{', ' if chart.averaged else ' on '}{chart.task}"
+    # The axis is about 45 letters high.
+    space = "\n" if len(what) + len(hint) > 42 else " "
+    axes.set_ylabel(_printable(what) + f"{space}({hint})" * bool(hint))
+    axes.xaxis.grid(True, color="0.9")
     if title is not None:
         axes.set_title(title)
     figure.legend(
@@ -113,114 +159,140 @@ def _draw(chart: Chart, title: str | None) -> Figure:
     return figure
 
 
-def _draw_line(axes: Axes, line: Line, unit: float) -> None:
-    axes.errorbar(
-        [point.parameters / unit for point in line.points],
-        [point.value for point in line.points],
-        yerr=[point.stderr or 0.0 for point in line.points],
+def draw_lines(axes: Axes, chart: Chart, axis: SizeAxis, *, page: bool) -> None:
+    """Draw every line of a chart, and the horizontal axis.
+
+    Args:
+        axes: Where to draw; its vertical axis has been drawn.
+        chart: What to draw.
+        axis: The unit of size.
+        page: Whether for the page, whose names are short and have no outline of their own.
+    """
+    axes.set_xlim(axis.limits)
+    axes.set_xlabel(axis.title, gid="size-title")
+    to_axes = axes.transScale + axes.transLimits
+    # Above the better line there is nothing, so names go there.
+    above = lower_is_better(chart.metric) is False
+    named: list[Any] = []
+    for line in chart.lines:
+        known = [(x, point) for point in line.points if (x := axis.place(point)) is not None]
+        _draw_line(axes, line, axis, known, page=page)
+        if line.kind == "baseline":
+            continue
+        for x, point in known:
+            if point.name and line.kind == "family":
+                _draw_end(axes, line, x, point)
+            place = to_axes.transform((x, point.value))
+            if point.name and not any(max(abs(place - other)) < _NEAR for other in named):
+                named.append(place)
+                _draw_name(axes, line, x, point, above=above, page=page)
+
+
+def _draw_line(
+    axes: Axes, line: Line, axis: SizeAxis, known: Sequence[tuple[float, Point]], *, page: bool
+) -> None:
+    errors = [point.stderr or 0.0 for _, point in known]
+    drawn = axes.errorbar(
+        [x for x, _ in known],
+        [point.value for _, point in known],
+        yerr=errors if any(errors) else None,
         color=line.style.light,
         linestyle=line.style.dash if line.connected else "none",
         marker=line.style.marker,
         markersize=6,
         linewidth=2,
         elinewidth=1,
-        capsize=3,
-        label=line.label,
-        zorder=3 if line.kind == "family" else 2,
+        capsize=0 if page else 3,
+        label=_printable(line.label),
+        # The first line is on top, and families above all others.
+        zorder=(3 if line.kind == "family" else 2) - line.index / 1000,
     )
-    hollow = [point for point in line.points if point.is_noise]
+    drawn[0].set_gid(line_id(line, axis))
+    hollow = [(x, point) for x, point in known if point.is_noise]
+    if not hollow:
+        return
     axes.plot(
-        [point.parameters / unit for point in hollow],
-        [point.value for point in hollow],
+        [x for x, _ in hollow],
+        [point.value for _, point in hollow],
         color=line.style.light,
         linestyle="none",
         marker=line.style.marker,
         markersize=6,
         markerfacecolor="white",
-        zorder=3.5,
+        zorder=3.5 - line.index / 1000,
     )
-    if line.kind == "external":
-        for point in line.points:
-            axes.annotate(
-                point.name,
-                (point.parameters / unit, point.value),
-                xytext=(0, -8),
-                textcoords="offset points",
-                ha="center",
-                va="top",
-                fontsize=10,
-                color="0.25",
-                path_effects=_HALO,
-            )
 
 
-def _mark_end(
-    axes: Axes,
-    lines: Sequence[Line],
-    end: str,
-    mark: tuple[str, float],
-    unit: float,
-    *,
-    above: bool,
-) -> None:
-    """A ring around the first family's student, a star on its teacher, each with its name."""
-    families = (line for line in lines if line.kind == "family")
-    ends = ((line, point) for line in families for point in line.points if point.name == end)
-    line, point = next(ends, (None, None))
-    if line is None or point is None:
-        return
-    marker, size = mark
-    color, ring = line.style.light, end == "student"
+def _draw_end(axes: Axes, line: Line, x: float, point: Point) -> None:
+    """A ring around a family's student, a star on its teacher."""
+    color, ring = line.style.light, point.name == "student"
     axes.plot(
-        [point.parameters / unit],
+        [x],
         [point.value],
-        marker=marker,
-        markersize=size,
+        marker="o" if ring else "*",
+        markersize=12 if ring else 17,
         markerfacecolor="white" if ring else color,
         markeredgecolor=color if ring else "white",
         markeredgewidth=2 if ring else 1,
         linestyle="none",
-        zorder=4,
+        zorder=4 - line.index / 1000,
     )
+
+
+def _draw_name(axes: Axes, line: Line, x: float, point: Point, *, above: bool, page: bool) -> None:
+    end = line.kind == "family"
+    name = f"{point.name}\n{point.layers} layers" if end and not page else point.name
+    if page and len(name) > _LONGEST_NAME:
+        name = f"{name[: _LONGEST_NAME - 1]}…"
+    up = above and end
+    # Away from the line, which runs to the other end.
+    side = {"student": "right", "teacher": "left"}[point.name] if page and end else "center"
+    aside = {"right": 8, "left": -8, "center": 0}[side]
     axes.annotate(
-        f"{end}\n{point.layers} layers",
-        (point.parameters / unit, point.value),
-        xytext=(0, 12 if above else -12),
+        _printable(name),
+        (x, point.value),
+        xytext=(aside, (12 if up else -12) if end else -8),
         textcoords="offset points",
-        ha="center",
-        va="bottom" if above else "top",
+        ha=side,
+        va="bottom" if up else "top",
         fontsize=10,
         color="0.25",
-        path_effects=_HALO,
+        # Letters with an outline would be drawn as paths; the page's style sheet draws its own.
+        path_effects=None if page else _HALO,
+        gid="name-" + line.kind,
+        zorder=5,
     )
 
 
-def _label(axes: Axes, chart: Chart, unit: str) -> None:
-    hint = better(chart.metric)
-    joint = ", " if chart.averaged else " on "
-    what = f"{label(chart.metric)}{joint}{chart.task}"
-    axes.set_xlabel(f"Parameters ({unit})")
-    # The axis is about 45 letters high.
-    space = "\n" if len(what) + len(hint) > 42 else " "
-    axes.set_ylabel(f"{what}{space}({hint})" if hint else what)
-    axes.grid(True, color="0.9")
-    axes.set_axisbelow(True)
-    axes.margins(x=0.08)
+def _printable(name: str) -> str:
+    """A name without the characters that an SVG file cannot hold."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
-def _scale(axes: Axes, points: Sequence[Point], metric: str, *, above: bool) -> None:
+def draw_value_axis(axes: Axes, chart: Chart) -> None:
     """Limits with room for errors and for the ends' names; a log scale where needed."""
+    points = [point for line in chart.lines for point in line.points]
     low = min(point.value - (point.stderr or 0.0) for point in points)
     high = max(point.value + (point.stderr or 0.0) for point in points)
+    above = lower_is_better(chart.metric) is False
     under, over = (0.08, 0.24) if above else (0.24, 0.08)
-    values = [point.value for point in points]
-    if low <= 0 or not needs_log(values, lower_is_better(metric)):
+    axes.yaxis.grid(True, color="0.9")
+    axes.set_axisbelow(True)
+    if not is_log(chart):
+        axes.set_yscale("linear")
         span = (high - low) or abs(high) or 1.0
         axes.set_ylim(low - under * span, high + over * span)
         return
     axes.set_yscale("log")
     span = high / low
     axes.set_ylim(low / span**under, high * span**over)
-    axes.yaxis.set_major_locator(LogLocator(subs=log_marks(span)))
+    axes.yaxis.set_major_locator(LogLocator(subs=_log_marks(span)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _log_marks(span: float) -> tuple[float, ...]:
+    """What to mark in each decade: few decades need more than 1, 10, 100 to read a value off."""
+    if span < 10:
+        return (1, 1.5, 2, 3, 4, 5, 6, 8)
+    return (1, 2, 5) if span < 1000 else (1,)

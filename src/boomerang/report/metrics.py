@@ -1,4 +1,4 @@
-"""What the names of metrics mean: in words, which way is better, and which belong together."""
+"""Metrics in words: what a name means, which way is better, how a value is spelled."""
 
 from __future__ import annotations
 
@@ -67,3 +67,35 @@ def difference_of(metric: str) -> str:
 def is_noise(value: float, stderr: float | None) -> bool:
     """Whether a difference is less than `NOISE` of its paired standard errors."""
     return stderr is not None and abs(value) < NOISE * stderr
+
+
+def count_unit(largest: int) -> tuple[float, str]:
+    """The unit that a number of parameters is read in, and its name."""
+    return (1e9, "billions") if largest >= 1e9 else (1e6, "millions")
+
+
+def bytes_unit(largest: int) -> tuple[float, str]:
+    """The unit that a number of bytes is read in, and its name."""
+    for power, name in ((3, "GiB"), (2, "MiB")):
+        if largest >= 1024**power:
+            return float(1024**power), name
+    return 1024.0, "KiB"
+
+
+def show_value(value: float) -> str:
+    """A measured value with three or four digits that matter."""
+    size = abs(value)
+    if size >= 100_000:
+        return f"{value:.2e}"
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    return f"{value:,.{digits}f}"
+
+
+def show_with_error(value: float, stderr: float | None, *, sign: bool = False) -> str:
+    """A value and its standard error, both with the digits of the value."""
+    text = show_value(value)
+    text = f"+{text}" if sign and value >= 0 else text
+    if stderr is None:
+        return text
+    digits = len(text.partition(".")[2]) if "e" not in text else 0
+    return f"{text} ± {stderr:,.{digits}f}" if digits else f"{text} ± {show_value(stderr)}"

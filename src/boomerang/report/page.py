@@ -1,34 +1,35 @@
 """The report as one HTML file that fetches nothing.
 
-All text from results is escaped, what the script reads is JSON that cannot end its element, and a
-content security policy lets this one script and this one style sheet in, by their hashes.
+One jinja2 template makes it and escapes all text from results. A content security policy lets in
+this one script and this one style sheet, by their hashes.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
 from ..sizing import OVERHEAD
+from ..units import show_bytes, show_count_briefly
 from ..version import __version__
-from .about import outside, provenance
-from .axes import NARROW, UNITS, WIDE, size_axes
-from .budget import Choices, choices
-from .charts import Chart, charts
-from .choice import choice_data, choice_html
+from .about import card, external_card
+from .budget import Candidate, Choices, choices
+from .charts import Chart, charts, is_log
 from .external import External
+from .figure import UNITS, SizeAxis
 from .lines import Line
-from .listing import member_listing
-from .metrics import label
+from .listing import better_and_smaller, description, in_context, member_listing, tooltip
+from .metrics import NOISE, better, bytes_unit, label
 from .sources import ResultSet
-from .svg import Name, chart_svg, drawn, swatch_svg
-from .words import tooltip
+from .styles import PALETTE
+from .svg import NARROW, WIDE, Canvas, Name, swatch
 
 GENERATOR = "boomerang report"
 
@@ -91,109 +92,138 @@ class Report:
 def page(report: Report) -> str:
     """The whole file."""
     assets = files("boomerang.report") / "assets"
-    style = (assets / "page.css").read_text(encoding="utf-8") + _colours(report.lines)
-    script = (assets / "page.js").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+    texts = {
+        name: (assets / name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js", "page.html")
+    }
+    style, script = texts["page.css"] + _palette(), texts["page.js"]
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    title = escape(report.title)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="generator" content="{GENERATOR} {__version__}">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f'<header><div><h1>{title}</h1><p class="quiet">{escape(_lead(report))}</p></div>'
-        '<button id="theme" type="button" data-script hidden>Theme</button></header>\n'
-        f"<main>\n{_main(report)}</main>\n"
-        f"<footer>Made by boomerang {__version__} from results alone; nothing is loaded from "
-        "elsewhere.</footer>\n"
-        '<div id="tip" role="status" hidden></div>\n'
-        f'<script type="application/json" id="data">{_json(_data(report))}</script>\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
-    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.from_string(texts["page.html"]).render(
+        generator=f"{GENERATOR} {__version__}",
+        version=__version__,
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        data=_data(report),
+        title=report.title,
+        lead=_lead(report),
+        units=[(unit, _UNIT_NAMES[unit]) for unit in UNITS],
+        overhead=f"{OVERHEAD:.0%}",
+        noise=NOISE,
+        legend=[(line.index, line.label, swatch(line)) for line in report.lines],
+        charts=_charts(report),
+        choices=list(map(_choice, report.choices, _names(report))),
+        listing=member_listing(report.charts, report.ids),
+        cards=[
+            *map(card, report.sets),
+            *([external_card(report.external, _shown(report))] if report.external else []),
+        ],
+    )  # fmt: skip
 
 
-def _main(report: Report) -> str:
-    headline, *others = report.charts
-    labels = _labels(report)
-    parts = [
-        f'<div class="overview">{_headline(report, headline)}'
-        f"{choice_html(report.choices, labels)}</div>\n"
-    ]
-    if others:
-        axes = size_axes(report.charts, 5)
-        figures = "".join(
-            f'<figure class="card"><div class="heading"><h3>{escape(_name(chart))}</h3></div>'
-            f"{chart_svg(chart, NARROW, axes, number, report.ids)}{_caption(chart)}</figure>\n"
-            for number, chart in enumerate(others, start=1)
-        )
-        parts.append(f'<h2>Every task and metric</h2>\n<div class="grid">{figures}</div>\n')
-    parts.append(f"<h2>Every member</h2>\n{member_listing(report.charts, report.ids)}\n")
-    about = "".join(map(provenance, report.sets)) + outside(report.external, _shown(report))
-    parts.append(f'<h2>How it was measured</h2>\n<div class="about">{about}</div>\n')
-    return "".join(parts)
-
-
-def _headline(report: Report, chart: Chart) -> str:
-    wide = chart_svg(chart, WIDE, size_axes(report.charts, 8), 0, report.ids)
-    narrow = chart_svg(chart, NARROW, size_axes(report.charts, 5), 0, report.ids)
-    units = "".join(
-        f'<label><input type="radio" name="unit" value="{unit}"{" checked" * (unit == UNITS[0])}>'
-        f"{_UNIT_NAMES[unit]}</label>"
-        for unit in UNITS
-    )
-    keys = "".join(f"<li>{swatch_svg(line)}{escape(line.label)}</li>" for line in report.lines)
-    noise = any(
+def _charts(report: Report) -> list[dict[str, Any]]:
+    axes = [SizeAxis.of(unit, report.charts) for unit in UNITS]
+    wide, narrow = (Canvas(size, axes, report.ids) for size in (WIDE, NARROW))
+    hollow = any(
         point.is_noise for each in report.charts for line in each.lines for point in line.points
     )
-    hollow = " A hollow mark is within noise of the size below it." if noise else ""
-    return (
-        f'<figure class="card"><div class="heading"><h2>{escape(_heading(chart))}</h2>'
-        '<fieldset class="units" data-script hidden><legend>Size in</legend>'
-        f"<span>{units}</span></fieldset></div>"
-        f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
-        f'<ul class="legend">{keys}</ul>'
-        f"{_caption(chart, f'Bars are one standard error.{hollow}')}</figure>"
-    )
+    found = []
+    for number, chart in enumerate(report.charts):
+        note = "Bars are one standard error." + (
+            " A hollow mark is within noise of the size below it." * hollow
+        )
+        hint = better(chart.metric)
+        joint = ", " if chart.averaged else " on "
+        heading = f"{label(chart.metric)}{joint}{chart.task}"
+        canvases = [wide, narrow] if number == 0 else [narrow]
+        found.append({
+            "name": heading if number == 0 else chart.task + ", the family alone" * chart.close_up,
+            "axis": label(chart.metric) + f" ({hint})" * bool(hint) + ", log scale" * is_log(chart),
+            "description": description(chart),
+            "caption": _caption(chart, note * (number == 0)),
+            "drawings": [
+                (canvas.size, canvas.draw(chart, f"m{number}{'wn'[canvas is narrow]}"))
+                for canvas in canvases
+            ],
+        })  # fmt: skip
+    return found
 
 
-def _heading(chart: Chart) -> str:
-    return (
-        f"{label(chart.metric)}, {chart.task}"
-        if chart.averaged
-        else (f"{label(chart.metric)} on {chart.task}")
-    )
-
-
-def _name(chart: Chart) -> str:
-    return f"{chart.task}, the family alone" if chart.close_up else chart.task
-
-
-def _caption(chart: Chart, note: str = "") -> str:
+def _caption(chart: Chart, note: str) -> str:
     sentences = [note] if note else []
     if chart.averaged:
         sentences.append(f"The mean over {', '.join(chart.averaged)}.")
     if chart.left_out:
         sentences.append(f"Not measured on all of them: {', '.join(chart.left_out)}.")
-    return f"<figcaption>{escape(' '.join(sentences))}</figcaption>" if sentences else ""
+    return " ".join(sentences)
 
 
-def _labels(report: Report) -> list[str]:
+def _names(report: Report) -> list[str]:
     names = {line.key: line.label for line in report.lines}
     return [names[one.key] for one in report.choices]
 
 
-def _data(report: Report) -> dict[str, Any]:
+def _choice(one: Choices, name: str) -> dict[str, Any]:
+    """A family for those without the script."""
+    few = one.everything is not None and len(one.candidates) < one.everything
+    needs = sorted(
+        ((each.memory(one.context or 1).total, each) for each in one.candidates),
+        key=lambda need: need[0],
+    )
     return {
-        "overhead": OVERHEAD,
-        "choices": [choice_data(one, report.charts[0]) for one in report.choices],
+        "name": name,
+        "context": one.context,
+        "note": f"{name}: of {one.everything} sizes {len(one.candidates)} were measured, and only "
+        "those are offered." if few else "",
+        "rows": [(show_bytes(total), each.layers, each.command) for total, each in needs],
+    }  # fmt: skip
+
+
+def _data(report: Report) -> dict[str, Any]:
+    """What the page's script reads."""
+    return {
+        "choices": [_choice_data(one, report.charts[0]) for one in report.choices],
         "charts": [
-            [tooltip(chart, line, point) for line in drawn(chart) for point in line.points]
+            [tooltip(chart, line, point) for line in chart.lines for point in line.points]
             for chart in report.charts
         ],
+    }
+
+
+def _choice_data(one: Choices, headline: Chart) -> dict[str, Any]:
+    largest = max(each.memory(one.context or 1).total for each in one.candidates)
+    line = next((line for line in headline.lines if line.key == one.key), None)
+    return {
+        "unit": bytes_unit(largest),
+        "context": one.context,
+        "contexts": one.contexts,
+        "members": [_member(one, each, headline, line) for each in one.candidates],
+    }
+
+
+def _member(one: Choices, each: Candidate, headline: Chart, line: Line | None) -> dict[str, Any]:
+    points = () if line is None else line.points
+    index = next((i for i, point in enumerate(points) if point.member == each.member), None)
+    quality = rival = ""
+    if line is not None and index is not None:
+        quality = in_context(headline, line, points[index])
+        rival = better_and_smaller(headline, points, index)
+    last = one.candidates[-1].patch
+    return {
+        "layers": each.layers,
+        # For each context: weights, cache, workspace and their sum.
+        "memory": [
+            (need.weights, need.cache, need.workspace, need.total)
+            for need in map(each.memory, one.contexts)
+        ],
+        "about": f"Patch {each.patch} of {last}, {show_count_briefly(each.parameters)} parameters.",
+        "quality": quality,
+        "rival": rival,
+        "command": each.command,
     }
 
 
@@ -219,23 +249,17 @@ def _lead(report: Report) -> str:
     return f"Models of {min(layers)} to {max(layers)} layers, all made of {what} and {whose}."
 
 
-def _colours(lines: Sequence[Line]) -> str:
-    light = "".join(f".c{line.index}{{color:{line.style.light}}}" for line in lines)
-    system = "".join(
-        f':root:not([data-theme="light"]) .c{line.index}{{color:{line.style.dark}}}'
-        for line in lines
+def _palette() -> str:
+    """The lines' colours as variables, in both themes."""
+    light, dark = (
+        "".join(f"--c{pair[0][1:].lower()}:{pair[theme]};" for pair in PALETTE) for theme in (0, 1)
     )
-    dark = "".join(
-        f':root[data-theme="dark"] .c{line.index}{{color:{line.style.dark}}}' for line in lines
+    return (
+        f":root{{{light}}}"
+        f'@media(prefers-color-scheme:dark){{:root:not([data-theme="light"]){{{dark}}}}}'
+        f':root[data-theme="dark"]{{{dark}}}'
     )
-    return f"{light}@media(prefers-color-scheme:dark){{{system}}}{dark}"
 
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _json(data: Any) -> str:
-    """JSON that can stand in a script element: nothing in it looks like markup."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,223 +1,260 @@
-"""A chart as SVG, for the page: complete as it is, and ready for the page's script to move.
+"""A chart as SVG for the page: matplotlib's, made fit for the page.
 
-The script only moves what is drawn here: every point carries its horizontal place for each unit of
-size, and the marks of every unit's axis are there, those of one shown. No scale is computed twice.
+The page's content security policy forbids style attributes, and its colours follow the theme. So
+styles become plain attributes, and colours become the style sheet's variables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
-from itertools import pairwise
+import io
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
 
-from .axes import Frame, Sizes, value_scale
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
 from .charts import Chart
-from .labels import Label, Placed, Side, place
-from .lines import Key, Line, Point
-from .metrics import better, label, lower_is_better
-from .scale import Scale, show_ticks, show_value
-from .styles import marker_path
+from .figure import PAPER_RC, SizeAxis, draw_lines, draw_value_axis, line_id
+from .lines import Key, Line
+from .styles import PALETTE
+
+WIDE, NARROW = (760, 480), (380, 270)
+"""Width and height of the page's drawings, in pixels where one is shown full size."""
 
 Name = tuple[Key, tuple[int, ...] | None]
 """A member of a line."""
 
+_SWATCH = (36, 16)
+_RC: Any = PAPER_RC | {
+    "font.size": 12.5,
+    "svg.fonttype": "none",  # text follows the theme and can be read aloud
+    "axes.formatter.limits": (-4, 5),
+}
 
-def drawn(chart: Chart) -> tuple[Line, ...]:
-    """The lines in the order they are drawn: the families last, on top."""
-    return tuple(reversed(chart.lines))
+_SVG = "{http://www.w3.org/2000/svg}"
+_HREF = "{http://www.w3.org/1999/xlink}href"
+_STYLES = ("fill", "stroke", "stroke-width", "stroke-dasharray", "text-anchor")
+_PLACES = ("x", "y")
+_NUMBER = re.compile(r"-?\d+\.\d+")
+
+# The renderer's greys and white, in the words of the page's style sheet.
+_COLOURS = {"#ffffff": "card", "#404040": "text", "#e6e6e6": "rule", "#000000": "quiet"}
+_COLOURS |= {light.lower(): f"c{light[1:].lower()}" for light, _ in PALETTE}
+
+_Attributes = dict[str, str]
 
 
-def chart_svg(
-    chart: Chart, frame: Frame, axes: Sequence[Sizes], number: int, ids: Mapping[Name, str]
-) -> str:
-    """A chart as an `<svg>` element.
+class Canvas:
+    """Draws charts of one size for the page.
+
+    The axes are made once: making them takes matplotlib longer than drawing what they hold.
 
     Args:
-        chart: The chart.
-        frame: Its size.
-        axes: Those of `UNITS`, the first one shown.
-        number: What the script knows the chart by.
-        ids: What the script knows members by, of those that can be chosen.
+        size: `WIDE` or `NARROW`.
+        axes: The horizontal axes, those of `UNITS`; the first one is shown.
+        ids: What the page's script knows members by, of those that can be chosen.
     """
-    scale = value_scale(chart)
-    hint = better(chart.metric)
-    title = label(chart.metric) + (f" ({hint})" if hint else "") + (", log scale" * scale.log)
-    names = _names(chart, frame, axes[0], scale)
-    lines = [_line(line, frame, axes, scale, ids, names) for line in drawn(chart)]
-    return "".join((
-        f'<svg class="chart" viewBox="0 0 {frame.width} {frame.height}" role="img" '
-        f'data-chart="{number}" aria-label="{escape(_description(chart))}">',
-        f'<text class="title" x="4" y="14">{escape(title)}</text>',
-        _value_marks(frame, scale),
-        *(_size_marks(frame, axis, shown=index == 0) for index, axis in enumerate(axes)),
-        *lines,
-        "</svg>",
-    ))  # fmt: skip
 
-
-def swatch_svg(line: Line) -> str:
-    """A line and its marker for a legend."""
-    stroke = f'<path class="stroke" stroke-dasharray="{line.style.dashes}" d="M1,8H35"/>'
-    return (
-        f'<svg class="swatch" viewBox="0 0 36 16" aria-hidden="true"><g class="c{line.index}">'
-        f'{stroke if line.connected else ""}<path class="mark" transform="translate(18,8)" '
-        f'd="{line.style.outline}"/></g></svg>'
-    )
-
-
-def _value_marks(frame: Frame, scale: Scale) -> str:
-    marks = []
-    for tick, text in zip(scale.ticks, show_ticks(scale.ticks), strict=True):
-        y = frame.y(scale(tick))
-        marks.append(
-            f'<path d="M{frame.left},{y}H{frame.width - frame.right}"/>'
-            f'<text x="{frame.left - 7}" y="{y + 4:g}">{text}</text>'
-        )
-    return f'<g class="values">{"".join(marks)}</g>'
-
-
-def _size_marks(frame: Frame, axis: Sizes, *, shown: bool) -> str:
-    base = frame.height - frame.bottom
-    marks = [
-        f'<path d="M{frame.x(axis.scale(tick))},{base}v5"/>'
-        f'<text x="{frame.x(axis.scale(tick))}" y="{base + 19}">{text}</text>'
-        for tick, text in zip(axis.scale.ticks, show_ticks(axis.scale.ticks), strict=True)
-    ]
-    middle = (frame.left + frame.width - frame.right) / 2
-    hidden = "" if shown else ' hidden=""'
-    return (
-        f'<g class="sizes" data-unit="{axis.unit}"{hidden}>'
-        f'<path d="M{frame.left},{base}H{frame.width - frame.right}"/>{"".join(marks)}'
-        f'<text class="name" x="{middle:g}" y="{base + 39}">{axis.title}</text></g>'
-    )
-
-
-def _names(
-    chart: Chart, frame: Frame, axis: Sizes, scale: Scale
-) -> dict[tuple[Key, Point], Placed]:
-    """Where the names of the families' ends and of models from elsewhere stand."""
-    # The labels of the vertical axis are as much in the way as points.
-    obstacles = [(frame.left - 20.0, frame.y(scale(tick))) for tick in scale.ticks]
-    wanted: list[tuple[Key, Point]] = []
-    labels: list[Label] = []
-    # Above the better line there is nothing.
-    first: Side = "above" if lower_is_better(chart.metric) is False else "below"
-    ends: tuple[Side, ...] = (first, "below" if first == "above" else "above")
-    for line in chart.lines:
-        places = [(axis.place(point), scale(point.value)) for point in line.points]
-        known = [(frame.x(x), frame.y(y)) for x, y in places if x is not None]
-        obstacles += known
-        if line.connected:
-            obstacles += [
-                (a + (c - a) * part, b + (d - b) * part)
-                for (a, b), (c, d) in pairwise(known)
-                for part in (0.25, 0.5, 0.75)
+    def __init__(
+        self, size: tuple[int, int], axes: Sequence[SizeAxis], ids: Mapping[Name, str]
+    ) -> None:
+        self.size, self.ids = size, ids
+        width, height = size
+        box = (54 / width, 46 / height, (width - 72) / width, (height - 62) / height)
+        with matplotlib.rc_context(_RC):
+            self._figure = _figure(size)
+            self._frame = self._figure.add_axes(box, frameon=False)
+            self._frame.xaxis.set_visible(False)
+            self._frame.tick_params(length=0)
+            self._units = [
+                (
+                    axis,
+                    self._figure.add_axes(
+                        box, sharey=self._frame, frameon=False, gid=f"unit-{axis.unit}"
+                    ),
+                )
+                for axis in axes
             ]
-        for point, (x, y) in zip(line.points, places, strict=True):
-            if point.name and line.kind != "baseline" and x is not None:
-                sides = (*ends, "left") if line.kind == "family" else ("right", "left", *ends)
-                wanted.append((line.key, point))
-                labels.append(Label(frame.x(x), frame.y(y), point.name, sides))
-    area = (0.0, frame.top - 14.0, float(frame.width), float(frame.height - frame.bottom))
-    placed = place(labels, obstacles, area)
-    found = zip(wanted, placed, strict=True)
-    return {who: where for who, where in found if where is not None}
+            for axis, own in self._units:
+                whole = axis.unit == "layers"
+                marks = MaxNLocator(width // 90, steps=[1, 2, 2.5, 5, 10], integer=whole)
+                own.xaxis.set_major_locator(marks)
+                own.yaxis.set_visible(False)
+
+    def draw(self, chart: Chart, prefix: str) -> Markup:
+        """What the `<svg>` element of a chart holds.
+
+        Each marker has the class `point`, and as `data-p` its place among the chart's points.
+
+        Args:
+            chart: The chart.
+            prefix: Makes the ids of markers unique within the page.
+        """
+        marks: dict[str, list[_Attributes]] = {}
+        with matplotlib.rc_context(_RC), warnings.catch_warnings():
+            # The reader's browser has the letters that matplotlib's font lacks.
+            warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
+            draw_value_axis(self._frame, chart)
+            for axis, own in self._units:
+                for artist in (*own.lines, *own.collections, *own.texts):
+                    artist.remove()
+                draw_lines(own, chart, axis, page=True)
+                own.axhline(self._frame.get_ylim()[0], color="0.25", linewidth=1)
+                marks |= self._marks(chart, axis)
+            return _markup(self._figure, prefix, marks)
+
+    def _marks(self, chart: Chart, axis: SizeAxis) -> dict[str, list[_Attributes]]:
+        found: dict[str, list[_Attributes]] = {}
+        number = 0
+        for line in chart.lines:
+            mine = found.setdefault(line_id(line, axis), [])
+            for point in line.points:
+                if axis.place(point) is not None:
+                    member = self.ids.get((line.key, point.member))
+                    known = {} if member is None else {"data-member": member}
+                    mine.append({"class": "point", "data-p": str(number)} | known)
+                number += 1
+        return found
 
 
-def _line(
-    line: Line,
-    frame: Frame,
-    axes: Sequence[Sizes],
-    scale: Scale,
-    ids: Mapping[Name, str],
-    names: Mapping[tuple[Key, Point], Placed],
-) -> str:
-    places = [[axis.place(point) for axis in axes] for point in line.points]
-    drawn = [
-        _point(
-            line,
-            point,
-            [None if x is None else frame.x(x) for x in place],
-            frame,
-            scale,
-            member=ids.get((line.key, point.member)),
-            name=names.get((line.key, point)),
-        )
-        for point, place in zip(line.points, places, strict=True)
-    ]
-    stroke = ""
-    if line.connected:
-        corners = [
-            f"{frame.x(place[0])},{frame.y(scale(point.value))}"
-            for point, place in zip(line.points, places, strict=True)
-            if place[0] is not None
-        ]
-        stroke = (
-            f'<path class="stroke" stroke-dasharray="{line.style.dashes}" '
-            f'd="M{"L".join(corners)}"/>'
-        )
-    return f'<g class="line c{line.index}" data-line="{line.index}">{stroke}{"".join(drawn)}</g>'
+def swatch(line: Line) -> Markup:
+    """A line and its marker for the page's legend, 36 by 16 pixels."""
+    with matplotlib.rc_context(_RC):
+        figure = _figure(_SWATCH)
+        look: Any = {"color": line.style.light, "linewidth": 2, "linestyle": line.style.dash}
+        if line.connected:
+            figure.add_artist(Line2D([0.02, 0.98], [0.5, 0.5], **look))
+        figure.add_artist(Line2D([0.5], [0.5], marker=line.style.marker, markersize=7, **look))
+        return _markup(figure, f"s{line.index}", {})
 
 
-def _point(
-    line: Line,
-    point: Point,
-    places: Sequence[float | None],
-    frame: Frame,
-    scale: Scale,
-    *,
-    member: str | None,
-    name: Placed | None,
-) -> str:
-    xs = ["" if place is None else f"{place:g}" for place in places]
-    y = frame.y(scale(point.value))
-    parts = [_error_bar(point, frame, scale), _mark(line, point)]
-    if name is not None:
-        parts.append(
-            f'<text text-anchor="{name.anchor}" x="{name.dx:g}" y="{name.dy:g}">'
-            f"{escape(point.name)}</text>"
-        )
-    known = "" if member is None else f' data-member="{member}"'
-    return (
-        f'<g class="point"{known} data-x="{" ".join(x or "-" for x in xs)}" data-y="{y}" '
-        f'transform="translate({xs[0]},{y})">{"".join(parts)}</g>'
-    )
+def _figure(size: tuple[int, int]) -> Figure:
+    """A figure of so many pixels, without a ground."""
+    figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
+    figure.patch.set_visible(False)
+    return figure
 
 
-def _mark(line: Line, point: Point) -> str:
-    if line.kind == "family" and point.name == "teacher":
-        return f'<path class="mark" d="{marker_path("*")}"/>'
-    ring = line.kind == "family" and point.name == "student"
-    outer = f'<path class="ring" d="{marker_path("o", 8.0)}"/>' if ring else ""
-    hollow = " hollow" if point.is_noise else ""
-    return f'{outer}<path class="mark{hollow}" d="{line.style.outline}"/>'
+def _markup(figure: Figure, prefix: str, marks: Mapping[str, Sequence[_Attributes]]) -> Markup:
+    """The drawing without matplotlib's styles and ids.
+
+    A group id with a hyphen, such as `unit-bytes`, becomes a class `unit` and `data-unit="bytes"`.
+    All other ids but those of markers are dropped.
+
+    Args:
+        figure: The figure, drawn at 72 dots per inch: its points are the page's pixels.
+        prefix: As in `Canvas.draw`.
+        marks: By group id, the attributes of each of its markers.
+    """
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(text.getvalue())
+    return Markup(_written(_Reader(prefix, marks).children(root)))
 
 
-def _error_bar(point: Point, frame: Frame, scale: Scale) -> str:
-    if not point.stderr:
-        return ""
-    y = frame.y(scale(point.value))
-    top = frame.y(scale(point.value + point.stderr)) - y
-    low = point.value - point.stderr
-    bottom = frame.y(scale(low) if low > 0 or not scale.log else 0.0) - y
-    return f'<path class="error" d="M0,{top:.1f}V{bottom:.1f}M-3,{top:.1f}h6M-3,{bottom:.1f}h6"/>'
+@dataclass
+class _Node:
+    tag: str
+    attributes: _Attributes
+    children: list[_Node]
+    text: str = ""
 
 
-def _description(chart: Chart) -> str:
-    """The chart in a sentence for those who cannot see it."""
+class _Reader:
+    def __init__(self, prefix: str, marks: Mapping[str, Sequence[_Attributes]]) -> None:
+        self.prefix, self.marks = prefix, marks
+        self.markers: dict[str, _Node] = {}
+        self.points: Iterator[_Attributes] = iter(())
+        self.units = 0
+
+    def children(self, element: ElementTree.Element) -> list[_Node]:
+        return [node for child in element for node in self.nodes(child)]
+
+    def nodes(self, element: ElementTree.Element) -> list[_Node]:
+        tag = element.tag.removeprefix(_SVG)
+        if tag in ("metadata", "style", "clipPath"):
+            return []
+        if tag == "g":
+            return self.group(element)
+        style = _style(element.get("style", ""))
+        found = _Node(tag, {}, self.children(element), (element.text or "").strip())
+        found.attributes |= {n: _short(element.attrib[n]) for n in _PLACES if n in element.attrib}
+        if tag == "use":
+            marker = self.markers[element.attrib[_HREF][1:]]
+            # All uses of a marker have one style.
+            marker.attributes |= style
+            found.attributes |= {"href": f"#{marker.attributes['id']}"} | next(self.points, {})
+            return [found]
+        found.attributes |= style
+        if tag == "path":
+            found.attributes["d"] = _short(" ".join(element.attrib["d"].split()))
+        if "id" in element.attrib:
+            found.attributes["id"] = f"{self.prefix}-{len(self.markers)}"
+            self.markers[element.attrib["id"]] = found
+        return [] if tag == "defs" and not found.children else [found]
+
+    def group(self, element: ElementTree.Element) -> list[_Node]:
+        name = element.get("id", "")
+        if name in self.marks:
+            self.points = iter(self.marks[name])
+        children = self.children(element)
+        if name in self.marks:
+            self.points = iter(())
+        kind, hyphen, rest = name.partition("-")
+        if not hyphen or not children:
+            return children
+        hidden = {"hidden": ""} if kind == "unit" and self.units else {}
+        self.units += kind == "unit"
+        return [_Node("g", {"class": kind, f"data-{kind}": rest} | hidden, children)]
+
+
+def _written(nodes: Iterable[_Node]) -> str:
     parts = []
-    for line in chart.lines:
-        first, last = line.points[0], line.points[-1]
-        if line.kind == "external":
-            values = (f"{point.name} {show_value(point.value)}" for point in line.points)
-            parts.append(f"{line.label}: {', '.join(values)}")
+    for node in _joined(nodes):
+        inner = _written(node.children) + str(escape(node.text))
+        attributes = "".join(f' {key}="{escape(node.attributes[key])}"' for key in node.attributes)
+        parts.append(f"<{node.tag}{attributes}" + (f">{inner}</{node.tag}>" if inner else "/>"))
+    return "".join(parts)
+
+
+def _joined(nodes: Iterable[_Node]) -> list[_Node]:
+    """Paths that follow one another and look alike as one path."""
+    found: list[_Node] = []
+    for node in nodes:
+        last = found[-1] if found else node
+        rest = {key: value for key, value in node.attributes.items() if key != "d"}
+        if (
+            last is not node
+            and last.tag == node.tag == "path"
+            and last.attributes == rest | {"d": last.attributes["d"]}
+        ):
+            joined = f"{last.attributes['d']} {node.attributes['d']}"
+            found[-1] = _Node("path", rest | {"d": joined}, [])
         else:
-            parts.append(
-                f"{line.label}: {show_value(first.value)} with {first.layers} layers to "
-                f"{show_value(last.value)} with {last.layers}"
-            )
-    hint = better(chart.metric)
-    return (
-        f"{label(chart.metric)} on {chart.task} against size{f', {hint}' if hint else ''}. "
-        f"{'; '.join(parts)}."
-    )
+            found.append(node)
+    return found
+
+
+def _style(style: str) -> _Attributes:
+    entries = (entry.partition(":") for entry in style.split(";"))
+    found = {name.strip(): value.strip() for name, _, value in entries}
+    return {name: _colour(found[name]) for name in _STYLES if name in found}
+
+
+def _colour(value: str) -> str:
+    name = _COLOURS.get(value.lower())
+    return value if name is None else f"var(--{name})"
+
+
+def _short(numbers: str) -> str:
+    def rounded(match: re.Match[str]) -> Any:
+        return f"{float(match[0]):.1f}".removesuffix(".0")
+
+    return _NUMBER.sub(rounded, numbers)

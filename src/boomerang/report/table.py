@@ -1,4 +1,4 @@
-"""The members of a family side by side, as a table for the terminal."""
+"""Results as tables for the terminal: members side by side, tasks side by side, single models."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ..evaluate.results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row
-from ..units import show_count_briefly
-from .curves import Curve, curves, only_task
-from .metrics import NOISE
-from .seeds import shown
-from .task_table import task_tables
+from ..units import show_bytes, show_count, show_count_briefly
+from .lines import Curve, curves, only_task
+from .metrics import NOISE, difference_of, is_difference, is_noise
+from .sources import shown
+
+# As many as fit into 80 columns beside the member.
+_MEASURES = 4
 
 
 def member_tables(rows: Sequence[Row], *, task: str | None = None) -> list[Table]:
@@ -40,7 +42,9 @@ def _member_tables(rows: Sequence[Row], task: str) -> list[Table]:
     lines = curves(rows, task=task, metric=PERPLEXITY)
     values = {row.key: row for row in rows}
     family = [line for line in lines if line.series == FAMILY]
-    return [_table(line, task, values, _beside(line, lines)) for line in family or lines]
+    return [
+        _member_table(line, task, values, _baselines_of(line, lines)) for line in family or lines
+    ]
 
 
 def all_tables(rows: Sequence[Row]) -> list[Table]:
@@ -60,10 +64,10 @@ def all_tables(rows: Sequence[Row]) -> list[Table]:
         if task in texts
         for table in _member_tables(rows, task)
     ]
-    return tables + task_tables([row for row in rows if row.task not in texts])
+    return tables + _task_tables([row for row in rows if row.task not in texts])
 
 
-def _beside(line: Curve, lines: Sequence[Curve]) -> list[Curve]:
+def _baselines_of(line: Curve, lines: Sequence[Curve]) -> list[Curve]:
     """The baselines measured along the same order, of the same teacher."""
     mine = line.rows[0]
     return [
@@ -74,7 +78,7 @@ def _beside(line: Curve, lines: Sequence[Curve]) -> list[Curve]:
     ]
 
 
-def _table(
+def _member_table(
     line: Curve, task: str, values: dict[tuple[object, ...], Row], baselines: Sequence[Curve]
 ) -> Table:
     order = line.rows[0].order
@@ -123,7 +127,7 @@ def _same_member(line: Curve, row: Row) -> str:
 def _change(row: Row | None) -> str:
     if row is None:
         return "- "
-    noise = row.stderr is not None and abs(row.value) < NOISE * row.stderr
+    noise = is_noise(row.value, row.stderr)
     return f"{row.value:+.2f}{_error(row)}{'~' if noise else ' '}"
 
 
@@ -148,3 +152,97 @@ def _ranges(layers: Sequence[int]) -> str:
         else:
             runs.append([layer])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _task_tables(rows: Sequence[Row]) -> list[Table]:
+    """Every metric of every task, four to a table, for each series and order.
+
+    A value whose change from the size before is less than 1.96 paired standard errors is marked
+    `~`: the change may well be noise.
+
+    Args:
+        rows: Rows that hold, one for all seeds.
+
+    Returns:
+        Tables for `rich.console.Console.print`.
+    """
+    lines: dict[tuple[str, str | None, str], list[Row]] = {}
+    for row in rows:
+        lines.setdefault((row.series, row.order, row.teacher), []).append(row)
+    return [
+        _task_table(line, measures[start : start + _MEASURES])
+        for line in lines.values()
+        for measures in [_measures(line)]
+        for start in range(0, len(measures), _MEASURES)
+    ]
+
+
+def _measures(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    found = dict.fromkeys(row.measure for row in rows)
+    return [measure for measure in found if not is_difference(measure[1])]
+
+
+def _task_table(rows: Sequence[Row], measures: Sequence[tuple[str, str]]) -> Table:
+    first = rows[0]
+    table = Table(
+        title=Text(first.series + (f", patched {first.order}" if first.order else "")),
+        caption=f"± one standard error; ~ a change of less than {NOISE} paired standard errors",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+        show_edge=False,
+    )
+    for heading in ("patch", "layers"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for task, metric in measures:
+        table.add_column(Text(f"{task}\n{metric} "), justify="right", overflow="fold")
+    values = {(row.member, *row.measure): row for row in rows}
+    members = {row.member: row for row in sorted(rows, key=lambda r: (r.num_layers, r.parameters))}
+    for member, row in members.items():
+        cells = [
+            _cell(
+                values.get((member, task, metric)),
+                values.get((member, task, difference_of(metric))),
+            )
+            for task, metric in measures
+        ]
+        table.add_row(str(row.patch), str(row.num_layers), *cells)
+    return table
+
+
+def _cell(row: Row | None, change: Row | None) -> str:
+    if row is None:
+        return "- "
+    error = "" if row.stderr is None else f" ± {row.stderr:.2g}"
+    value = f"{row.value:.3f}" if abs(row.value) < 10 else f"{row.value:.4g}"
+    noise = change is not None and is_noise(change.value, change.stderr)
+    return f"{value}{error}{'~' if noise else ' '}"
+
+
+def model_table(rows: Sequence[Row]) -> Table:
+    """One line for each model, one column for each metric of each task.
+
+    Args:
+        rows: Rows of models that stand alone; of a metric measured twice the last value is shown.
+    """
+    measures = list(dict.fromkeys(row.measure for row in rows))
+    table = Table(box=SIMPLE_HEAD, padding=0, collapse_padding=True, show_edge=False)
+    table.add_column("method")
+    for heading in ("layers", "params", "bytes", *(f"{m} {t}" for t, m in measures)):
+        table.add_column(Text(heading), justify="right")
+    models: dict[str, dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        models.setdefault(row.student, {})[row.measure] = row
+    for values in models.values():
+        row = next(iter(values.values()))
+        size = (str(row.num_layers), show_count(row.parameters), show_bytes(row.bytes))
+        cells = (_model_value(values.get(measure)) for measure in measures)
+        table.add_row(Text(row.series), *size, *cells)
+    return table
+
+
+def _model_value(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row.value:.3f}" + ("" if row.stderr is None else f" ± {row.stderr:.3f}")

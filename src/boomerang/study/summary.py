@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..evaluate.results import Row
-from ..report.scale import show_value
+from ..report.metrics import show_value
 from ..units import show_count
 from .execute import headlines
 from .plan import Job, Plan

@@ -21,46 +21,42 @@ $("theme").addEventListener("click", () => {
 dark.addEventListener("change", nameTheme);
 nameTheme();
 
-// Size in parameters, weights or layers: every point knows its place for each.
-function showUnit(index, unit) {
-  for (const chart of all(".chart")) {
-    for (const marks of all(".sizes", chart)) marks.toggleAttribute("hidden", marks.dataset.unit !== unit);
-    for (const line of all(".line", chart)) {
-      const corners = [];
-      for (const point of all(".point", line)) {
-        const x = point.dataset.x.split(" ")[index];
-        point.toggleAttribute("hidden", x === "-");
-        if (x === "-") continue;
-        point.setAttribute("transform", `translate(${x},${point.dataset.y})`);
-        corners.push(`${x},${point.dataset.y}`);
-      }
-      const stroke = line.querySelector(":scope > .stroke");
-      if (stroke) stroke.setAttribute("d", `M${corners.join("L")}`);
-    }
-  }
+// Size in parameters, weights or layers: every chart holds a drawing of each.
+function showUnit(unit) {
+  for (const drawing of all(".chart .unit")) drawing.toggleAttribute("hidden", drawing.dataset.unit !== unit);
+  drawn = charts.map((chart) => all(".unit:not([hidden]) .point", chart).sort((a, b) => a.dataset.p - b.dataset.p));
+  markChosen();
 }
-all("input[name=unit]").forEach((input, index) => {
-  input.addEventListener("change", () => showUnit(index, input.value));
-  if (input.checked && index) showUnit(index, input.value);
-});
+const charts = all(".chart");
+let drawn = [], chosen = "";
+function markChosen() {
+  all(".halo").forEach((mark) => mark.remove());
+  all("tr.chosen").forEach((row) => row.classList.remove("chosen"));
+  for (const point of drawn.flat()) if (point.dataset.member === chosen) circle(point, "halo", 11);
+  all(`tr[data-member="${chosen}"]`).forEach((row) => row.classList.add("chosen"));
+}
+const units = all("input[name=unit]");
+for (const input of units) input.addEventListener("change", () => showUnit(input.value));
 
 // What a point is, by mouse, finger or arrow keys.
 const tip = $("tip");
 function circle(point, name, radius) {
   const mark = document.createElementNS(SVG, "circle");
   mark.setAttribute("class", name);
+  mark.setAttribute("cx", point.getAttribute("x"));
+  mark.setAttribute("cy", point.getAttribute("y"));
   mark.setAttribute("r", radius);
-  point.prepend(mark);
+  point.before(mark);
 }
 function forget() {
   tip.hidden = true;
   all(".near").forEach((mark) => mark.remove());
 }
-function tell(chart, index) {
+function tell(chart, points, index) {
   forget();
-  const point = all(".point", chart)[index];
+  const point = points[index];
   circle(point, "near", 12);
-  const [heading, ...lines] = data.charts[chart.dataset.chart][index];
+  const [heading, ...lines] = data.charts[chart.dataset.chart][point.dataset.p];
   tip.replaceChildren(Object.assign(document.createElement("b"), { textContent: heading }));
   for (const line of lines) tip.append(Object.assign(document.createElement("div"), { textContent: line }));
   tip.hidden = false;
@@ -70,23 +66,21 @@ function tell(chart, index) {
   tip.style.left = `${left}px`;
   tip.style.top = `${above > 4 ? above : at.bottom + 8}px`;
 }
-function nearest(chart, event) {
+function nearest(chart, points, event) {
   const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
   let best = -1, least = 26;
-  all(".point", chart).forEach((point, index) => {
-    if (point.hasAttribute("hidden")) return;
-    const at = point.transform.baseVal.consolidate().matrix;
-    const distance = Math.hypot(at.e - place.x, at.f - place.y);
+  points.forEach((point, index) => {
+    const distance = Math.hypot(point.getAttribute("x") - place.x, point.getAttribute("y") - place.y);
     if (distance <= least) [best, least] = [index, distance];
   });
   return best;
 }
-for (const chart of all(".chart")) {
+charts.forEach((chart, number) => {
   let at = -1;
   chart.setAttribute("tabindex", "0");
   const show = (event) => {
-    at = nearest(chart, event);
-    if (at < 0) forget(); else tell(chart, at);
+    at = nearest(chart, drawn[number], event);
+    if (at < 0) forget(); else tell(chart, drawn[number], at);
   };
   chart.addEventListener("pointermove", show);
   chart.addEventListener("pointerdown", show);
@@ -97,15 +91,16 @@ for (const chart of all(".chart")) {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const points = all(".point", chart);
-    do at = (at + step + points.length + (at < 0 && step < 0 ? 1 : 0)) % points.length;
-    while (points[at].hasAttribute("hidden"));
-    tell(chart, at);
+    const points = drawn[number];
+    at = at < 0 && step < 0 ? points.length - 1 : (at + step + points.length) % points.length;
+    tell(chart, points, at);
   });
-}
+});
 addEventListener("scroll", forget, { passive: true });
 
-// Which member for a budget. The rule and the sum are those of `boomerang sizes`.
+showUnit(units.find((input) => input.checked).value);
+
+// Which member for a budget: the rule is that of `boomerang build --memory`, the sums are its own.
 const part = (id, text) => { $(id).textContent = text; };
 function showBytes(bytes) {
   for (const [power, unit] of [[3, "GiB"], [2, "MiB"], [1, "KiB"]]) {
@@ -113,17 +108,13 @@ function showBytes(bytes) {
   }
   return `${bytes} B`;
 }
-function needs(member, context) {
-  const cache = member.cache
-    .map(([window, bytes]) => bytes * (window === null ? context : Math.min(context, window)))
-    .reduce((sum, bytes) => sum + bytes, 0);
-  const workspace = Math.floor(data.overhead * member.weights);
-  return { weights: member.weights, cache, workspace, total: member.weights + cache + workspace };
-}
 if (data.choices.length) {
   const slider = $("slider"), budget = $("budget"), context = $("context"), which = $("family");
   let family = 0;
-  const tokens = () => Math.max(1, Math.floor(Number(context.value)) || 1);
+  function needs(member) {
+    const [weights, cache, workspace, total] = member.memory[context.selectedIndex];
+    return { weights, cache, workspace, total };
+  }
   const widths = (sums, limit) => {
     for (const name of ["weights", "cache", "workspace"]) {
       $(`bar-${name}`).style.width = `${(100 * sums[name]) / Math.max(limit, sums.total)}%`;
@@ -132,7 +123,7 @@ if (data.choices.length) {
   };
   function limits() {
     const { members, unit: [bytes, name] } = data.choices[family];
-    const totals = members.map((member) => needs(member, tokens()).total / bytes);
+    const totals = members.map((member) => needs(member).total / bytes);
     const span = Math.max(...totals) - Math.min(...totals) || Math.max(...totals);
     slider.step = 10 ** Math.floor(Math.log10(span / 60));
     slider.min = Math.max(0, Math.min(...totals) - 0.08 * span).toFixed(3);
@@ -143,7 +134,7 @@ if (data.choices.length) {
   function choose() {
     const { members, unit: [bytes] } = data.choices[family];
     const limit = Math.floor(Number(budget.value) * bytes);
-    const sums = members.map((member) => needs(member, tokens()));
+    const sums = members.map(needs);
     let best = -1;
     members.forEach((member, index) => {
       const larger = best < 0 || member.layers >= members[best].layers;
@@ -152,8 +143,8 @@ if (data.choices.length) {
     show(members, sums, best, limit);
   }
   function show(members, sums, best, limit) {
-    all(".halo").forEach((mark) => mark.remove());
-    all("tr.chosen").forEach((row) => row.classList.remove("chosen"));
+    chosen = best < 0 ? "" : `${family}:${best}`;
+    markChosen();
     $("found").hidden = best < 0;
     slider.setAttribute("aria-valuetext", `${showBytes(limit)}: ${best < 0 ? "nothing fits" : `${members[best].layers} layers`}`);
     if (best < 0) {
@@ -176,11 +167,10 @@ if (data.choices.length) {
       return index ? [" ", span] : [span];
     }));
     part("copied", "");
-    for (const point of all(`.point[data-member="${family}:${best}"]`)) circle(point, "halo", 11);
-    all(`tr[data-member="${family}:${best}"]`).forEach((row) => row.classList.add("chosen"));
   }
   function start() {
-    const { members, context: usual } = data.choices[family];
+    const { members, contexts, context: usual } = data.choices[family];
+    context.replaceChildren(...contexts.map((length) => new Option(length.toLocaleString("en"), length)));
     context.value = usual ?? 1;
     $("context-field").hidden = usual === null;
     const totals = limits();
@@ -192,7 +182,7 @@ if (data.choices.length) {
   }
   slider.addEventListener("input", () => { budget.value = String(Number(Number(slider.value).toPrecision(6))); choose(); });
   budget.addEventListener("input", () => { slider.value = budget.value; choose(); });
-  context.addEventListener("input", () => { limits(); slider.value = budget.value; choose(); });
+  context.addEventListener("change", () => { limits(); slider.value = budget.value; choose(); });
   which?.addEventListener("change", () => { family = Number(which.value); start(); });
   $("copy").addEventListener("click", async () => {
     try {
