@@ -51,7 +51,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 from boomerang import Family, LayerMap, Member, build
 from boomerang.checkpoint.student_config import write_student_config
 from boomerang.evaluate.measure import measure
-from boomerang.evaluate.tasks.options import TaskOptions
+from boomerang.evaluate.options import Measure
 from boomerang.evaluate.tasks.quiet import quiet
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST
 from boomerang.student import cut
@@ -224,12 +224,11 @@ def one_pass(family: Family, members: Sequence[Member], tasks: Path, task: str) 
         rows = measure(
             family,
             out,
-            [],
+            Measure.of({"tasks": task, "include_path": tasks}),
             make_tokenizer(family.teacher.config.vocab_size),
             teacher_hash="teacher",
             student_hash="student",
             members=members,
-            tasks=TaskOptions((task,), include_path=tasks),
         )
     found: Metrics = {member.patched: {} for member in members}
     for row in rows:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 import tiny_models
 from boomerang import Family, LayerMap
 from boomerang.evaluate.measure import measure
+from boomerang.evaluate.options import Measure
 from boomerang.evaluate.perplexity import Scores, fit_window
 from boomerang.evaluate.scorer import Scorer
 from boomerang.student import cut
@@ -120,8 +121,9 @@ def test_a_live_family_in_training_is_measured_and_left_as_it_is(
     tokenizer = AutoTokenizer.from_pretrained(stories)
     story = "Once upon a time, there was a little girl named Lily. She had a red ball."
     (tmp_path / "text.txt").write_text(f"{story}<|endoftext|>{story[:40]}")
-    settings: dict[str, Any] = {"window": 16, "teacher_hash": "t", "student_hash": "s"}
-    rows = measure(family, tmp_path / "out", [tmp_path / "text.txt"], tokenizer, **settings)
+    what = Measure(texts=(str(tmp_path / "text.txt"),), window=16)
+    hashes: dict[str, Any] = {"teacher_hash": "t", "student_hash": "s"}
+    rows = measure(family, tmp_path / "out", what, tokenizer, **hashes)
     assert student.training and not teacher.training
     measured = [row for row in rows if row.metric == "perplexity"]
     assert [row.member for row in measured] == [(), (0,), (0, 1, 2)]
@@ -130,8 +132,8 @@ def test_a_live_family_in_training_is_measured_and_left_as_it_is(
     assert measured[0].value > measured[1].value > measured[2].value
 
     chosen = measure(
-        family, tmp_path / "other", [tmp_path / "text.txt"], tokenizer,
-        members=[2, layers.member(blocks=[1])], **settings,
+        family, tmp_path / "other", what, tokenizer,
+        members=[2, layers.member(blocks=[1])], **hashes,
     )  # fmt: skip
     found = {row.member: row.value for row in chosen if row.metric == "perplexity"}
     assert found[0, 1, 2] == measured[2].value and (1,) in found

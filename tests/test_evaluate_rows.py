@@ -13,7 +13,7 @@ from boomerang import LayerMap
 from boomerang.errors import DataError
 from boomerang.evaluate.batches import split
 from boomerang.evaluate.layout import Row, encode, lay_out
-from boomerang.evaluate.trie import walk
+from boomerang.evaluate.shared_layers import walk
 
 QWEN3_4B = LayerMap.every(2, num_layers=36, first=1, last=2)
 

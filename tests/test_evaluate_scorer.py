@@ -23,14 +23,12 @@ from transformers import (
 )
 
 from boomerang import Family, LayerMap, Member
-from boomerang.evaluate import logprobs
+from boomerang.evaluate import scorer as scoring
 from boomerang.evaluate.batches import Batch, make_batch
 from boomerang.evaluate.layout import Request, encode, lay_out
-from boomerang.evaluate.logprobs import target_log_probs
 from boomerang.evaluate.probes import branching_row, keeps_branches_apart
-from boomerang.evaluate.replay import final_states
-from boomerang.evaluate.scorer import Scored, Scorer
-from boomerang.evaluate.trie import Visit, walk
+from boomerang.evaluate.scorer import Scored, Scorer, target_log_probs
+from boomerang.evaluate.shared_layers import Visit, final_states, walk
 from boomerang.models.head import Head
 from boomerang.models.modules import layer_stack
 from boomerang.student import cut
@@ -342,7 +340,7 @@ def test_log_probs_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = states @ matrix
     expected = logits.log_softmax(-1)[rows, targets]
     for bound, calls in ((1000, [7]), (3 * 11, [3, 3, 1]), (1, [1] * 7)):
-        monkeypatch.setattr(logprobs, "_LOGITS_ON_CPU", bound)
+        monkeypatch.setattr(scoring, "_LOGITS_ON_CPU", bound)
         seen.clear()
         found, greedy = target_log_probs(head, states, rows, targets, 11)
         torch.testing.assert_close(found, expected)

@@ -25,11 +25,11 @@ from transformers import AutoTokenizer
 import boomerang
 from boomerang import Family, LayerMap, init_student
 from boomerang.evaluate import evaluate
+from boomerang.evaluate.options import Measure
 from boomerang.evaluate.results import Row, read_results
 from boomerang.evaluate.scorer import Scorer
 from boomerang.evaluate.tasks import outcome
 from boomerang.evaluate.tasks.harness import prepare_tasks
-from boomerang.evaluate.tasks.options import TaskOptions
 from task_files import KINDS, write_tasks
 from test_evaluate_run import _change_weight
 
@@ -272,17 +272,17 @@ def test_a_metric_that_only_some_documents_have_is_not_paired(
         evaluate(stories, student, out, tasks="some", include_path=directory, order=ORDER)
 
 
-def test_an_interrupted_generation_keeps_what_is_there(
+def test_an_interrupted_generation_begins_again_with_its_member(
     stories: Path, student: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: dict[str, Any] = {
-        "tasks": "generating", "include_path": tasks, "members": [2], "batch_size": 2,
+        "tasks": "generating", "include_path": tasks, "members": [1, 2], "batch_size": 2,
     }  # fmt: skip
     batches: list[int] = []
     generate = HFLM._model_generate
 
     def interrupted(model: Any, context: Any, **kwargs: Any) -> Any:
-        if len(batches) == 2:
+        if len(batches) == 5:
             batches.append(0)
             raise KeyboardInterrupt
         batches.append(len(context))
@@ -292,7 +292,7 @@ def test_an_interrupted_generation_keeps_what_is_there(
     with pytest.raises(KeyboardInterrupt):
         evaluate(stories, student, tmp_path / "out", **settings)
     rows = evaluate(stories, student, tmp_path / "out", **settings)
-    assert batches == [2, 2, 0, 2]
+    assert batches == [2, 2, 2, 2, 2, 0, 2, 2, 2]
     monkeypatch.undo()
     assert rows == evaluate(stories, student, tmp_path / "whole", **settings)
 
@@ -454,8 +454,8 @@ def test_requests_that_change_are_caught(stories: Path, student: Path, tasks: Pa
         family,
         [family.member(0)],
         AutoTokenizer.from_pretrained(stories),
-        TaskOptions(("choices",), include_path=tasks),
-        None,
+        Measure.of({"tasks": "choices", "include_path": tasks}),
+        tasks,
     )
     recorded = prepared.tasks[0].recorded
     recorded.reset()
@@ -468,7 +468,6 @@ def test_what_is_not_measured_is_not_imported() -> None:
     code = (
         "import sys, boomerang, boomerang.evaluate, boomerang.cli\n"
         "import boomerang.evaluate.measure, boomerang.evaluate.tasks.suite\n"
-        "from boomerang.evaluate.tasks.options import TaskOptions\n"
         "assert 'lm_eval' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,8 +13,8 @@ pytest.importorskip("lm_eval")
 from boomerang import LayerMap, init_student
 from boomerang.cli import app
 from boomerang.errors import DataError
-from boomerang.evaluate import evaluate
-from boomerang.evaluate.tasks import load, options
+from boomerang.evaluate import evaluate, options
+from boomerang.evaluate.tasks import load
 from boomerang.evaluate.tasks.suite import AVERAGES, Average, expand
 from task_files import KINDS, write_tasks
 

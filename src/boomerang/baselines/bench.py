@@ -13,10 +13,10 @@ from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.pairing import Pairing, pair_up
 from ..checkpoint.resolve import resolve
 from ..errors import LayerMapError
-from ..evaluate.arguments import measure_arguments
-from ..evaluate.beside import Beside
 from ..evaluate.measure import measure
+from ..evaluate.options import Measure
 from ..evaluate.results import Row
+from ..evaluate.task import Reference
 from ..family import Family
 from ..hashing import content_hash
 from ..layers import LayerMap, Member, Order
@@ -178,8 +178,8 @@ class Bench:
         Args:
             models: Made one at a time; only one is in memory besides the teacher.
             out: The directory of the family's own evaluation, or a new one.
-            **settings: What to measure on and how, as for `boomerang.evaluate`: `texts`, `tasks`,
-                `window`, ...
+            **settings: What to measure on and how, the fields of
+                `evaluate.options.Measure`.
 
         Returns:
             The rows, measured before or now.
@@ -217,11 +217,11 @@ class Bench:
         return measure(
             Family(model, model, whole),
             out,
+            Measure.of(settings),
             tokenizer=(standalone and standalone.tokenizer) or self.tokenizer,
             teacher_hash=self.teacher_hash,
             student_hash=standalone.hash if standalone else self.teacher_hash,
             series=standalone.series if standalone else "baselines",
             members=[whole.member(blocks=())] if standalone else [],
-            beside=Beside(self.layers.kept, self.model.config, self.tokenizer),
-            **measure_arguments(out, **settings),
+            reference=Reference(self.layers.kept, self.model.config, self.tokenizer),
         )

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.resolve import resolve
-from ..evaluate.arguments import measure_arguments
 from ..evaluate.measure import measure
+from ..evaluate.options import Measure
 from ..evaluate.parallel import own_device
 from ..evaluate.results import Row
 from ..family import Family
@@ -66,8 +66,8 @@ def evaluate_naive(
         members: As in `boomerang.evaluate`.
         order: The order of patching; by default the paper's for the architecture.
         loading: How the teacher is loaded: `dtype`, `device` and more for `from_pretrained`.
-        **settings: What to measure on and how, as for `boomerang.evaluate`: `texts`, `tasks`,
-            `window`, ...
+        **settings: What to measure on and how, the fields of
+            `evaluate.options.Measure`.
 
     Returns:
         The rows of the members asked for, finished before or now.
@@ -75,7 +75,7 @@ def evaluate_naive(
     Raises:
         BoomerangError: As in `boomerang.evaluate`.
     """
-    asked = measure_arguments(out, **settings)
+    what = Measure.of(settings)
     loading = dict(loading or {})
     trust = bool(loading.get("trust_remote_code", False))
     teacher = resolve(teacher, trust_remote_code=trust)
@@ -84,13 +84,13 @@ def evaluate_naive(
     return measure(
         naive_family(model, layers),
         out,
+        what,
         tokenizer=load_tokenizer(teacher, trust_remote_code=trust),
         teacher_hash=teacher_hash,
         student_hash=cut_hash(teacher_hash, layers),
         series=SERIES,
         members=members,
         order=order,
-        **asked,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError
+from ..evaluate.options import Measure
 from . import options
 
 if TYPE_CHECKING:
@@ -20,70 +21,20 @@ if TYPE_CHECKING:
 Results = Annotated[Path, typer.Argument(help="The directory for results.jsonl.")]
 
 _TASKS = "Tasks of lm-evaluation-harness"
-_LOADING = ("device", "dtype", "attn_implementation", "trust_remote_code")
+_MODEL = ("device", "dtype", "attn_implementation", "trust_remote_code")
 
 
-def _options(
-    text: Annotated[
-        list[Path] | None, typer.Option(help="UTF-8 text to measure on; may be repeated.")
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            help="Tasks, groups or patterns, separated by commas; paper is the paper's suite.",
-            rich_help_panel=_TASKS,
-        ),
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(min=1, help="The most positions a member sees at once (default 2048)."),
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(min=1, help="Tokens scored per window (default half the window).")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Sequences at a time (default: a reasonable number of tokens)."),
-    ] = None,
-    include_path: Annotated[
-        Path | None,
-        typer.Option(help="A directory with task files of your own.", rich_help_panel=_TASKS),
-    ] = None,
-    limit: Annotated[
-        float | None,
-        typer.Option(
-            help="Documents of each task, or a share of them below 1.", rich_help_panel=_TASKS
-        ),
-    ] = None,
-    num_fewshot: Annotated[
-        int | None,
-        typer.Option(help="Examples before each question.", rich_help_panel=_TASKS),
-    ] = None,
-    apply_chat_template: Annotated[
-        bool,
-        typer.Option(
-            "--apply-chat-template",
-            help="Put prompts into the tokenizer's chat template.",
-            rich_help_panel=_TASKS,
-        ),
-    ] = False,
-    system_instruction: Annotated[
-        str | None, typer.Option(help="Said before each prompt.", rich_help_panel=_TASKS)
-    ] = None,
-    gen_kwargs: Annotated[
-        str | None,
-        typer.Option(
-            help="Options of generation, as max_gen_toks=64,temperature=0.", rich_help_panel=_TASKS
-        ),
-    ] = None,
-    log_samples: Annotated[
-        bool,
-        typer.Option(
-            "--log-samples",
-            help="Write what each member answered, under OUT/samples.",
-            rich_help_panel=_TASKS,
-        ),
-    ] = False,
+# Typer's types and names where they differ from the model's.
+_TYPES: dict[str, Any] = {
+    "texts": list[Path] | None,
+    "include_path": Path | None,
+    "gen_kwargs": str | None,
+}
+_NAMES = {"texts": "--text"}
+_OF_TEXTS = ("texts", "window", "stride", "batch_size")
+
+
+def _loading(
     keep: options.Kept = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
@@ -91,6 +42,26 @@ def _options(
     attn_implementation: options.Attention = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None: ...
+
+
+def _parameters() -> list[inspect.Parameter]:
+    """The fields of `Measure` as options, and those of loading."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if name in _TYPES else field.default,
+            annotation=Annotated[
+                _TYPES.get(name, field.annotation),
+                typer.Option(
+                    _NAMES.get(name, f"--{name.replace('_', '-')}"),
+                    help=field.description,
+                    rich_help_panel=None if name in _OF_TEXTS else _TASKS,
+                ),
+            ],
+        )
+        for name, field in Measure.model_fields.items()
+    ] + list(inspect.signature(_loading, eval_str=True).parameters.values())
 
 
 @dataclass(frozen=True)
@@ -107,15 +78,14 @@ class Measuring:
         """What to measure on and how, as `boomerang.evaluate` takes it.
 
         Raises:
-            DataError: There is nothing to measure on.
+            DataError: There is nothing to measure on, or a value cannot be used.
         """
-        left_out = {"text", "as_json", "keep", *_LOADING}
-        settings = {key: value for key, value in self.values.items() if key not in left_out}
-        settings |= {"texts": self.values["text"] or (), "tasks": self.values["tasks"] or ()}
+        settings = {name: self.values[name] for name in Measure.model_fields}
         if not settings["texts"] and not settings["tasks"]:
             raise DataError(
                 "there is nothing to measure on", fix="give --text FILE or --tasks NAMES"
             )
+        Measure.of(settings)
         return settings
 
     @property
@@ -133,7 +103,7 @@ class Measuring:
         Raises:
             BoomerangError: An unknown dtype, or a device this machine does not have.
         """
-        return options.model_kwargs(*(self.values[key] for key in _LOADING))
+        return options.model_kwargs(*(self.values[key] for key in _MODEL))
 
     def show(self, rows: list[Row], *, alone: bool = False) -> None:
         """Print rows, as tables or as JSON lines; nothing in any but the first process.
@@ -177,7 +147,7 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
     everything = list(inspect.signature(command, eval_str=True).parameters.values())
     own = [each for each in everything if each.annotation is not Measuring]
     [last] = [each for each in everything if each.annotation is Measuring]
-    shared = list(inspect.signature(_options, eval_str=True).parameters.values())
+    shared = _parameters()
 
     def wrapped(**values: Any) -> None:
         measuring = Measuring({each.name: values.pop(each.name) for each in shared})

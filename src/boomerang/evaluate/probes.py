@@ -17,8 +17,7 @@ from torch import Tensor
 from ..models.head import Head
 from .batches import make_batch
 from .layout import Row, lay_out
-from .replay import final_states
-from .trie import Visit
+from .shared_layers import Visit, final_states
 
 _LENGTH = 8
 _BRANCHES = 4

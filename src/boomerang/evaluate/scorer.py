@@ -6,26 +6,25 @@ once for all requests that begin alike, and the head only where a target is pred
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..checkpoint.loading import check_tokens
-from ..errors import BoomerangError
+from ..errors import BoomerangError, ResultsError
 from ..family import Family
 from ..layers import Member
 from ..models.head import Head
 from ..models.kv_cache import layer_caches
 from .batches import Batch, make_batch, split
-from .layout import Request, Row, lay_out
-from .logprobs import target_log_probs
+from .layout import Ints, Request, Row, lay_out
 from .probes import branching_row, keeps_branches_apart, replays_exactly
-from .replay import final_states
-from .trie import Visit, walk
+from .shared_layers import Visit, final_states, walk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +35,11 @@ _TOKENS_ON_CPU = 1024
 _TOKENS = 1 << 16
 
 _NO_WINDOW = 1 << 62
+
+# Logits in memory at a time, whatever the vocabulary. Accelerators need large products to be busy;
+# on a CPU blocks of 32 MiB and more are given back to the system and cleared again at each use.
+_LOGITS_ON_CPU = 7 << 20
+_LOGITS = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Scored:
 class Scorer:
     """Scores requests with several models that share leading layers.
 
-    Besides the models it needs memory for one batch: the states of `trie.states_held` branch
+    Besides the models it needs memory for one batch: the states of some branch
     points (at most log2 of the number of models, and one along a sequential order), what a single
     layer needs, and a bounded number of logits.
 
@@ -219,3 +223,55 @@ def _smallest_window(model: PreTrainedModel) -> int:
     except BoomerangError:
         return 0
     return min(cache.window or _NO_WINDOW for cache in caches)
+
+
+def target_log_probs(
+    head: Callable[[Tensor], Tensor], states: Tensor, rows: Ints, targets: Ints, vocab: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of targets, by a log-softmax in fp32.
+
+    Args:
+        head: From states `[T, D]` to logits `[T, V]`; sees every row of `states` once.
+        states: Final hidden states `[R, D]`.
+        rows: Shape (K,), not decreasing: the state that predicts each target.
+        targets: Shape (K,): token ids.
+        vocab: V.
+
+    Returns:
+        The log-probabilities `[K]`, fp32, and whether each target is the first with the largest
+        logit of its row, `[K]`, bool.
+    """
+    bound = _LOGITS_ON_CPU if states.device.type == "cpu" else _LOGITS
+    size = max(1, bound // vocab)
+    log_probs, greedy = [], []
+    for start in range(0, len(states), size):
+        logits = head(states[start : start + size]).float()
+        first, end = np.searchsorted(rows, (start, start + size))
+        row = torch.from_numpy(rows[first:end] - start).to(logits.device)
+        target = torch.from_numpy(targets[first:end]).to(logits.device)
+        largest = logits.amax(-1)
+        chosen = logits[row, target]
+        is_greedy = chosen == largest[row]
+        # Among equals the first is taken; hits are few, and looking for it takes long.
+        hits = is_greedy.nonzero()[:, 0]
+        is_greedy[hits] = logits[row[hits]].argmax(-1) == target[hits]
+        # In place: other memory of this size would take as long as the product.
+        total = logits.sub_(largest[:, None]).exp_().sum(-1)
+        log_probs.append(chosen - (largest + total.log())[row])
+        greedy.append(is_greedy)
+    return torch.cat(log_probs), torch.cat(greedy)
+
+
+def check_finite(members: Sequence[Member], log_likelihood: NDArray[np.float64]) -> None:
+    """Refuse log-likelihoods, shape (members, n), that are not finite.
+
+    Raises:
+        ResultsError: One is not; names the member.
+    """
+    finite = np.isfinite(log_likelihood).all(axis=1)
+    if not finite.all():
+        raise ResultsError(
+            "the model gives log-likelihoods that are not finite",
+            where=f"member {list(members[int(finite.argmin())].patched)}",
+            fix="its weights are broken, or its dtype is too narrow (try float32)",
+        )

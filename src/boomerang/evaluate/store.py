@@ -14,8 +14,8 @@ from ..checkpoint.output import check_writable, write_text
 from ..errors import OutputError, ResultsError
 from ..layers import Member
 from .jsonl import append_lines, read_lines
-from .questions import Answer, Questions
 from .results import RESULTS_FILE, Row, append_results, current, read_results
+from .task import Answer, TaskItems
 
 SETTINGS_FILE = "evaluation.json"
 SCORES_FILE = "scores.jsonl"
@@ -81,7 +81,7 @@ class Store:
     Args:
         out: The directory; made if need be.
         settings: What makes any two tasks comparable, as JSON values.
-        questions: The tasks of this run.
+        tasks: The tasks of this run.
         groups: The settings of groups of tasks by name.
         part: Which of the processes that share an evaluation writes; each writes its own answers.
 
@@ -94,7 +94,7 @@ class Store:
         self,
         out: str | Path,
         settings: Mapping[str, Any],
-        questions: Sequence[Questions],
+        tasks: Sequence[TaskItems],
         *,
         groups: Mapping[str, Mapping[str, Any]] | None = None,
         part: int = 0,
@@ -108,16 +108,16 @@ class Store:
             raise OutputError(f"cannot be written ({error.strerror})", where=self.out) from None
         check_writable(self.out)
         self._settings = dict(settings)
-        tasks = {each.task: each.settings for each in questions}
-        self._tasks = {name: dict(each) for name, each in {**tasks, **(groups or {})}.items()}
-        self._names = [(each.task, each.content) for each in questions]
+        of_tasks = {each.task: each.settings for each in tasks}
+        self._tasks = {name: dict(each) for name, each in {**of_tasks, **(groups or {})}.items()}
+        self._names = [(each.task, each.content) for each in tasks]
         self._recorded: set[str] = set()
         self._check()
         there = read_results(self.results) if self.results.exists() else []
         self._rows = set(current(there))
-        self._unwritten: list[StoredAnswers] = []
+        self._unwritten: dict[_Key, dict[int, Answer]] = {}
         self._written = time.monotonic()
-        self._wanted = {each.content for each in questions}
+        self._wanted = {each.content for each in tasks}
         self._answers: dict[_Key, dict[int, Answer]] = {}
         self.read_answers()
         outcomes = self.out / OUTCOMES_FILE
@@ -149,73 +149,63 @@ class Store:
             write_text(self.out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
         self._recorded |= new.keys()
 
-    def missing(self, student: str, member: Member, questions: Questions) -> tuple[int, ...]:
-        """The items of a task that a member has not answered."""
-        done = self._answers.get((student, member.patched, questions.content), {})
-        return tuple(item for item in questions.items if item not in done)
+    def missing(self, student: str, member: Member, items: TaskItems) -> tuple[int, ...]:
+        """The items of a task that a member of a student has not answered."""
+        done = self._answers.get((student, member.patched, items.content), {})
+        return tuple(item for item in items.indices if item not in done)
 
-    def answers(self, student: str, member: Member, questions: Questions) -> list[Answer] | None:
-        """A member's answers to all items of a task, if all are there.
-
-        Args:
-            student: The content hash of the student.
-            member: Which member.
-            questions: The task.
-        """
-        if self.missing(student, member, questions):
+    def answers(self, student: str, member: Member, items: TaskItems) -> list[Answer] | None:
+        """A member's answers to all items of a task, or None where one is missing."""
+        if self.missing(student, member, items):
             return None
-        done = self._answers[student, member.patched, questions.content]
-        return [done[item] for item in questions.items]
+        done = self._answers[student, member.patched, items.content]
+        return [done[item] for item in items.indices]
 
     def add_answers(
         self,
         student: str,
         member: Member,
-        questions: Questions,
-        items: Sequence[int],
+        items: TaskItems,
+        answered: Sequence[int],
         answers: Sequence[Answer],
     ) -> None:
-        """Note what a member answered; `write` brings it to the disk."""
-        line = StoredAnswers(
-            student=student,
-            member=member.patched,
-            task=questions.content,
-            items=tuple(items),
-            answers=tuple(answers),
-        )
-        self._remember(line)
-        self._unwritten.append(line)
+        """Note what a member answered to some items; `write` brings it to the disk."""
+        new = dict(zip(answered, answers, strict=True))
+        for kept in (self._answers, self._unwritten):
+            kept.setdefault((student, member.patched, items.content), {}).update(new)
 
     def write(self, least_seconds: float = 0) -> None:
-        """Write the answers that were added since the last time.
-
-        Args:
-            least_seconds: Not if the last time is less long ago.
-        """
+        """Write the answers that were added since the last time, unless that was just now."""
         now = time.monotonic()
-        if now - self._written >= least_seconds:
-            contents = {line.task for line in self._unwritten}
-            self._record(name for name, content in self._names if content in contents)
-            append_lines(
-                self._scores_file, [line.model_dump() for line in _joined(self._unwritten)]
-            )
-            self._unwritten.clear()
-            self._written = now
+        if now - self._written < least_seconds:
+            return
+        contents = {task for _, _, task in self._unwritten}
+        self._record(name for name, content in self._names if content in contents)
+        lines = [
+            StoredAnswers(
+                student=student,
+                member=member,
+                task=task,
+                items=tuple(new),
+                answers=tuple(new.values()),
+            ).model_dump()
+            for (student, member, task), new in self._unwritten.items()
+        ]
+        append_lines(self._scores_file, lines)
+        self._unwritten.clear()
+        self._written = now
 
     def read_answers(self) -> None:
         """Read what all processes have written."""
         for path in sorted(self.out.glob("scores*.jsonl")):
             for line in _read(path, StoredAnswers):
                 if line.task in self._wanted:
-                    self._remember(line)
+                    done = self._answers.setdefault(line.key, {})
+                    done.update(zip(line.items, line.answers, strict=True))
 
-    def _remember(self, line: StoredAnswers) -> None:
-        done = self._answers.setdefault(line.key, {})
-        done.update(zip(line.items, line.answers, strict=True))
-
-    def outcome(self, student: str, member: Member, questions: Questions) -> Outcome | None:
+    def outcome(self, student: str, member: Member, items: TaskItems) -> Outcome | None:
         """What the harness made of a member's answers, if that was done."""
-        return self._outcomes.get((student, member.patched, questions.content))
+        return self._outcomes.get((student, member.patched, items.content))
 
     def add_outcome(self, outcome: Outcome) -> None:
         """Keep an outcome."""
@@ -274,22 +264,6 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], of: str) -> 
         f"{key}{of} is {there.get(key)} there and {here.get(key)} here"
         for key in {**there, **here}
         if there.get(key) != here.get(key)
-    ]
-
-
-def _joined(lines: Iterable[StoredAnswers]) -> list[StoredAnswers]:
-    """The same answers, those of a member to a task as one."""
-    of_member: dict[_Key, list[StoredAnswers]] = {}
-    for line in lines:
-        of_member.setdefault(line.key, []).append(line)
-    return [
-        parts[0].model_copy(
-            update={
-                "items": tuple(item for part in parts for item in part.items),
-                "answers": tuple(answer for part in parts for answer in part.answers),
-            }
-        )
-        for parts in of_member.values()
     ]
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..distill.presets import merged
 from ..errors import RecipeError, StudyError
+from ..evaluate import options
 from ..evaluate.results import FAMILY, PRETRAINED
 from ..settings import Section, as_recipe_error, overridden, read_yaml
 
@@ -30,30 +31,16 @@ _NOT_OF_A_RECIPE = ("teacher", "student", "out", "seed", "shard")
 _CONFIGS = Path(__file__).with_name("configs")
 
 
-class Measure(Section):
-    """What every model is measured on, and how; as for `boomerang.evaluate`.
+class Measure(options.Measure):
+    """What every model is measured on, and how.
+
+    Of the embedded teacher `texts` are by default its held-out books.
 
     Args:
-        texts: UTF-8 text files; of the embedded teacher by default its held-out books.
-        tasks: Tasks of lm-evaluation-harness, separated by commas.
-        include_path: A directory with task files of one's own.
-        limit: Documents of each task, or a share of them below 1.
-        num_fewshot: Examples before each question.
-        window: The most positions a model sees at once.
-        stride: Tokens scored per window.
-        batch_size: Sequences at a time.
         dtype: Of all models as measured: torch's name; by default the teacher's.
         orders: The orders that every family is patched in; by default the one its recipe says.
     """
 
-    texts: list[str] | None = None
-    tasks: str | None = None
-    include_path: str | None = None
-    limit: float | None = None
-    num_fewshot: int | None = None
-    window: Annotated[int, Field(ge=1)] | None = None
-    stride: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     orders: list[Literal["last-to-first", "first-to-last"]] | None = None
 

@@ -13,7 +13,6 @@ from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
 from ..demo import assets
 from ..errors import DataError
-from ..evaluate.arguments import measure_arguments
 from ..evaluate.perplexity import DEFAULT_WINDOW
 from ..hashing import content_hash
 from ..models.config import max_positions, num_layers, text_config
@@ -98,8 +97,7 @@ def check_measurable(study: Study, facts: Facts) -> None:
     if facts.texts and measure.stride is not None:
         window = measure.window or DEFAULT_WINDOW
         cut_windows([], min(window, max_positions(dict(facts.config)) or window), measure.stride)
-    settings = measure.model_dump(exclude={"texts", "tasks", "orders", "dtype"})
-    measure_arguments("", texts=facts.texts, tasks=measure.tasks or (), **settings)
+    measure.model_copy(update={"texts": facts.texts}).check()
 
 
 def _training_files(study: Study) -> Iterable[str]:

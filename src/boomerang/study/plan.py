@@ -262,7 +262,9 @@ def _measurement(
     facts: Facts,
     needs: Job | None = None,
 ) -> Job:
-    settings = study.measure.model_dump(mode="json", exclude={"orders", "texts"}, exclude_none=True)
+    settings = study.measure.model_dump(
+        mode="json", exclude={"orders", "texts"}, exclude_defaults=True
+    )
     work = json.loads(json.dumps(dict(work)))
     content: dict[str, Any] = {
         "work": {key: _hashed(value, facts) for key, value in work.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ from lm_eval.models.huggingface import HFLM
 
 from ...family import Family
 from ...layers import Member
-from ..members import check_finite
-from .load import seed_everything, telling
+from ..scorer import check_finite
+from .load import seed_everything, task_errors
 from .quiet import quiet
-from .record import Recorded, harness_arguments
+from .requests import Recorded, harness_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,58 +27,56 @@ _BATCH_SIZE = 16
 _TOKENS_READ = 32
 
 
-class Generator:
-    """Goes on from the prompts of one task, with any member.
+def generate(
+    family: Family,
+    member: Member,
+    tokenizer: PreTrainedTokenizerBase,
+    recorded: Recorded,
+    prompts: Sequence[Any],
+    batch_size: int | None,
+    advance: Callable[[int], None],
+) -> list[str]:
+    """The texts with which a member continues prompts.
 
     Args:
         family: Teacher and student in memory.
+        member: Which member.
         tokenizer: The teacher's tokenizer.
-        batch_size: Prompts of a call; None for a reasonable number.
         recorded: The task.
+        prompts: Some of its prompts.
+        batch_size: Prompts of a call; None for a reasonable number.
+        advance: Called with the number of texts that are new.
+
+    Raises:
+        ResultsError: The member's logits are not finite, which would make any text noise.
     """
+    with quiet(logging.ERROR), task_errors(recorded.items.task, "cannot generate"):
+        size = _BATCH_SIZE if batch_size is None else batch_size
+        harness = HFLM(**harness_arguments(family.model(member), tokenizer, batch_size=size))
+        _check_sound(member, harness, prompts[0].args[0])
+        while True:
+            done = _Count(advance)
+            harness.set_cache_hook(done)
+            seed_everything([recorded.task])
+            try:
+                return harness.generate_until(list(prompts), disable_tqdm=True)
+            except torch.OutOfMemoryError:
+                if harness.batch_size_per_gpu == 1:
+                    raise
+                harness.batch_size_per_gpu //= 2
+                advance(-done.texts)
 
-    def __init__(
-        self,
-        family: Family,
-        tokenizer: PreTrainedTokenizerBase,
-        batch_size: int | None,
-        recorded: Recorded,
-    ) -> None:
-        self._family = family
-        self._tokenizer = tokenizer
-        self._batch_size = _BATCH_SIZE if batch_size is None else batch_size
-        self._recorded = recorded
 
-    def __call__(
-        self, member: Member, items: Sequence[int], keep: Callable[[int, str], None]
-    ) -> None:
-        """Generate, and tell each item's text as soon as its batch is done.
+class _Count:
+    """Counts texts; the harness calls it as a cache of answers, batch by batch."""
 
-        Args:
-            member: Which member.
-            items: Items of the task's questions, all prompts.
-            keep: Told item and text.
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.texts = 0
+        self._advance = advance
 
-        Raises:
-            ResultsError: The member's logits are not finite: any text of its would be noise.
-        """
-        questions = self._recorded.questions
-        prompts = {item: questions.prompts[item - len(questions.requests)] for item in items}
-        with quiet(logging.ERROR), telling(questions.task, "cannot generate"):
-            model = self._family.model(member)
-            arguments = harness_arguments(model, self._tokenizer, batch_size=self._batch_size)
-            harness = HFLM(**arguments)
-            hook = _Hook(keep, {item: prompt.args for item, prompt in prompts.items()})
-            harness.set_cache_hook(hook)
-            _check_sound(member, harness, prompts[items[0]].args[0])
-            seed_everything([self._recorded.task])
-            while hook.left:
-                try:
-                    harness.generate_until([prompts[item] for item in hook.left], disable_tqdm=True)
-                except torch.OutOfMemoryError:
-                    if harness.batch_size_per_gpu == 1:
-                        raise
-                    harness.batch_size_per_gpu //= 2
+    def add_partial(self, kind: str, request: Any, text: str) -> None:
+        self.texts += 1
+        self._advance(1)
 
 
 def _check_sound(member: Member, harness: HFLM, prompt: str) -> None:
@@ -89,28 +86,3 @@ def _check_sound(member: Member, harness: HFLM, prompt: str) -> None:
         logits = harness.model(torch.tensor([tokens], device=harness.device)).logits
     # Finite where a token may be ruled out (-inf), but none is NaN or +inf.
     check_finite([member], np.asarray(logits.float().logsumexp(-1).cpu()))
-
-
-class _Hook:
-    """Is told each text by the harness, which knows prompts by what they say."""
-
-    def __init__(
-        self, keep: Callable[[int, str], None], prompts: dict[int, tuple[Any, ...]]
-    ) -> None:
-        self._keep = keep
-        self._items: dict[str, list[int]] = {}
-        for item, (context, kwargs) in prompts.items():
-            self._items.setdefault(_key(context, kwargs), []).append(item)
-
-    @property
-    def left(self) -> list[int]:
-        """The items without a text."""
-        return sorted(item for items in self._items.values() for item in items)
-
-    def add_partial(self, kind: str, request: tuple[str, Any], text: str) -> None:
-        # Of requests that say the same, any text is as good as another.
-        self._keep(self._items[_key(*request)].pop(0), text)
-
-
-def _key(context: str, kwargs: Any) -> str:
-    return json.dumps([context, kwargs], sort_keys=True, default=str)

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError
 from ...family import Family
 from ...layers import Member
-from ..answering import Generate
-from ..questions import Questions
+from ..options import Measure
 from ..results import Row
 from ..statistics import paired_difference
 from ..store import Outcome, Store
-from ..subject import Subject
-from .generation import Generator
+from ..task import MeasuredMember, TaskItems
+from .generation import generate
 from .load import Loaded, load_tasks
-from .options import TaskOptions
-from .outcome import estimate, harness_values, judge, metric_values
+from .outcome import estimate, harness_values, judge, metric_values, write_samples
 from .quiet import quiet
-from .record import Encoder, Recorded, record
-from .samples import write_samples
+from .requests import Encoder, Recorded, record
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedTokenizerBase
 
 
@@ -37,68 +33,77 @@ class HarnessTask:
     Attributes:
         recorded: The task and its requests.
         max_length: The most tokens a model is fed.
-        generate: How members go on from its prompts; None where it has none.
+        family: Teacher and student in memory.
+        tokenizer: The teacher's.
+        batch_size: Prompts of a call in generation; None for a reasonable number.
         samples: Where to write what members answered, or None.
     """
 
     recorded: Recorded
     max_length: int
-    generate: Generate | None
+    family: Family
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int | None
     samples: Path | None
 
     @property
-    def questions(self) -> Questions:
+    def items(self) -> TaskItems:
         """What the task asks."""
-        return self.recorded.questions
+        return self.recorded.items
 
-    def rows(self, store: Store, subject: Subject, smaller: Member | None) -> list[Row]:
+    def generate(
+        self, member: Member, items: Sequence[int], advance: Callable[[int], None]
+    ) -> list[str]:
+        """The texts with which a member continues the prompts of some items."""
+        prompts = [self.items.prompts[item - len(self.items.requests)] for item in items]
+        return generate(
+            self.family, member, self.tokenizer, self.recorded, prompts, self.batch_size, advance
+        )
+
+    def rows(self, store: Store, member: MeasuredMember, smaller: Member | None) -> list[Row]:
         """The metrics of a member that has answered, and differences to the one a size below.
 
-        Args:
-            store: Where answers are; the outcome is kept there too.
-            subject: The member.
-            smaller: The member one size below, if there is one.
+        Outcomes are kept in the store.
         """
-        outcome = self._outcome(store, subject, self.samples)
+        outcome = self._outcome(store, member, self.samples)
         assert outcome is not None
         # The smaller member may come later in this run.
-        compared = smaller and self._outcome(store, replace(subject, member=smaller), None)
+        other = smaller and self._outcome(store, replace(member, member=smaller), None)
         rows = []
         for key, (value, stderr) in outcome.values.items():
-            metric = metric_name(key)
-            rows.append(
-                subject.row(self.questions.task, metric, value, stderr, items=outcome.documents)
-            )
-            mine = estimate(self.recorded, outcome, key)
-            other = estimate(self.recorded, compared, key) if compared else None
-            if mine is not None and other is not None:
-                rows.append(
-                    subject.row(
-                        self.questions.task,
-                        f"{metric}_difference",
-                        *paired_difference(mine, other),
-                        items=mine.items,
-                    )
-                )
+            metric = key.removesuffix(",none")
+            rows.append(member.row(self.items.task, metric, value, stderr, items=outcome.documents))
+            pair = [
+                found
+                for each in (outcome, other)
+                if each and (found := estimate(self.recorded, each, key))
+            ]
+            if len(pair) == 2:
+                difference = paired_difference(*pair)
+                metric = f"{metric}_difference"
+                rows.append(member.row(self.items.task, metric, *difference, items=pair[0].items))
         return rows
 
-    def _outcome(self, store: Store, subject: Subject, samples: Path | None) -> Outcome | None:
+    def _outcome(
+        self, store: Store, measured: MeasuredMember, samples: Path | None
+    ) -> Outcome | None:
         """What the harness makes of a member's answers; None where they are not complete."""
-        known = store.outcome(subject.student, subject.member, self.questions)
+        student, member = measured.student, measured.member
+        known = store.outcome(student, member, self.items)
         if known is not None and samples is None:
             return known
-        answers = store.answers(subject.student, subject.member, self.questions)
+        answers = store.answers(student, member, self.items)
         if answers is None:
             return known
         found, documents = judge(
             self.recorded,
             answers,
-            student=subject.student,
-            member=subject.member.patched,
+            student=student,
+            member=member.patched,
             with_errors=known is None,
         )
         if samples is not None:
-            write_samples(samples, subject.series, subject.member, self.questions.task, documents)
+            write_samples(samples, measured.series, member, self.items.task, documents)
         if known is None:
             store.add_outcome(found)
         return known or found
@@ -124,17 +129,12 @@ class Harness:
             for name, group in self.loaded.groups.items()
         }
 
-    def group_rows(self, store: Store, subject: Subject) -> list[Row]:
-        """The metrics of groups, by the harness, and the averages of the paper's suite.
-
-        Args:
-            store: Where the outcomes of all tasks are.
-            subject: The member.
-        """
+    def group_rows(self, store: Store, member: MeasuredMember) -> list[Row]:
+        """The metrics of groups, by the harness, and the averages of the paper's suite."""
         outcomes = {
-            task.questions.task: outcome
+            task.items.task: outcome
             for task in self.tasks
-            if (outcome := store.outcome(subject.student, subject.member, task.questions))
+            if (outcome := store.outcome(member.student, member.member, task.items))
         }
         found = {
             (name, key): (*value, outcome.documents)
@@ -150,12 +150,13 @@ class Harness:
             counts = together.get("sample_count", {})
             for key, (value, stderr) in metric_values(together).items():
                 found[name, key] = value, stderr, counts[key]
-                rows.append(subject.row(name, metric_name(key), value, stderr, items=counts[key]))
+                metric = key.removesuffix(",none")
+                rows.append(member.row(name, metric, value, stderr, items=counts[key]))
         for average in self.loaded.averages:
             mean = average.value(found)
             if mean is not None:
                 value, stderr, items = mean
-                rows.append(subject.row(average.task, average.metric, value, stderr, items=items))
+                rows.append(member.row(average.task, average.metric, value, stderr, items=items))
         return rows
 
 
@@ -163,8 +164,8 @@ def prepare_tasks(
     family: Family,
     members: Sequence[Member],
     tokenizer: PreTrainedTokenizerBase,
-    options: TaskOptions,
-    batch_size: int | None,
+    what: Measure,
+    samples: Path,
 ) -> Harness:
     """Load tasks and have them make their requests, once for all members.
 
@@ -172,35 +173,29 @@ def prepare_tasks(
         family: Teacher and student in memory.
         members: The members to measure.
         tokenizer: The teacher's tokenizer.
-        options: Which tasks, and how.
-        batch_size: Prompts of a call in generation; None for a reasonable number.
+        what: Which tasks, and how.
+        samples: Where samples go, if they are wanted.
 
     Raises:
         DataError: A task is not known, cannot be loaded, or cannot be measured with these models.
     """
-    if options.apply_chat_template and not tokenizer.chat_template:
+    if what.apply_chat_template and not tokenizer.chat_template:
         raise DataError(
             "the tokenizer has no chat template", where="apply_chat_template", fix="leave it out"
         )
-    loaded = load_tasks(options)
+    loaded = load_tasks(what)
     largest = max(members, key=lambda member: member.num_layers)
     with quiet(logging.ERROR):
         encoder = Encoder(family.model(largest), tokenizer)
-    tasks = []
-    for name, task in loaded.tasks.items():
-        recorded = record(name, task, encoder, options)
-        generator = Generator(family, tokenizer, batch_size, recorded)
-        tasks.append(
-            HarnessTask(
-                recorded,
-                encoder.max_length,
-                generator if recorded.questions.prompts else None,
-                options.samples,
-            )
+    tasks = [
+        HarnessTask(
+            record(name, task, encoder, what),
+            encoder.max_length,
+            family,
+            tokenizer,
+            what.batch_size,
+            samples if what.log_samples else None,
         )
+        for name, task in loaded.tasks.items()
+    ]
     return Harness(tasks, loaded)
-
-
-def metric_name(key: str) -> str:
-    """A metric as rows have it: without the filter where that is `none`."""
-    return key.removesuffix(",none")

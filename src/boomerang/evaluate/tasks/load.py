@@ -21,7 +21,7 @@ from lm_eval.utils import simple_parse_args_string
 from transformers import GenerationConfig
 
 from ...errors import BoomerangError, DataError
-from .options import INSTALL, TaskOptions
+from ..options import INSTALL, Measure
 from .quiet import quiet
 from .suite import AVERAGES, PAPER, Average, expand
 
@@ -44,7 +44,7 @@ class Loaded:
     averages: tuple[Average, ...]
 
 
-def load_tasks(options: TaskOptions) -> Loaded:
+def load_tasks(what: Measure) -> Loaded:
     """Load tasks and set them up as `lm_eval` would.
 
     Raises:
@@ -53,8 +53,8 @@ def load_tasks(options: TaskOptions) -> Loaded:
     seed_everything()
     # What the harness warns of here concerns who wrote the task files.
     with quiet(logging.ERROR):
-        manager = _manager(expand(options.names), options.include_path)
-        names = _known(expand(options.names), manager)
+        manager = _manager(expand(what.task_names), what.include_path)
+        names = _known(expand(what.task_names), manager)
         built = [_load(manager, name) for name in names]
         try:
             found = manager.load(
@@ -65,8 +65,8 @@ def load_tasks(options: TaskOptions) -> Loaded:
                 _first_line(error), where="tasks", fix="name just one of the two"
             ) from None
     for name, task in found["tasks"].items():
-        _set_up(name, task, options)
-    averages = AVERAGES if PAPER in options.names else ()
+        _set_up(name, task, what)
+    averages = AVERAGES if PAPER in what.task_names else ()
     return Loaded(found["tasks"], found["groups"], averages)
 
 
@@ -79,13 +79,13 @@ def seed_everything(tasks: Sequence[Task] = ()) -> None:
         task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
 
 
-def _manager(names: Sequence[str], include_path: Path | None) -> TaskManager:
+def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
     """The index of tasks; the harness's own ones, which take long to list, only where needed."""
     if include_path is not None:
-        own = TaskManager(include_path=str(include_path), include_defaults=False)
+        own = TaskManager(include_path=include_path, include_defaults=False)
         if all(_complete(name, own.task_index) for name in names):
             return own
-    return TaskManager(include_path=None if include_path is None else str(include_path))
+    return TaskManager(include_path=include_path)
 
 
 def _complete(name: object, index: Mapping[str, Any]) -> bool:
@@ -136,22 +136,22 @@ def _load(manager: TaskManager, name: str) -> Any:
     return loaded
 
 
-def _set_up(name: str, task: Task, options: TaskOptions) -> None:
+def _set_up(name: str, task: Task, what: Measure) -> None:
     """Settings as `lm_eval.simple_evaluate` makes them."""
     if getattr(task, "UNSAFE_CODE", False):
         raise DataError("runs code that models write, which is not done here", where=name)
     if getattr(task, "MULTIMODAL", False):
         raise DataError("asks about more than text, which is not done here", where=name)
-    if options.gen_kwargs and task.get_config("output_type") == _GENERATE:
-        task.set_config(key="generation_kwargs", value=_gen_kwargs(options), update=True)
+    if what.gen_kwargs and task.get_config("output_type") == _GENERATE:
+        task.set_config(key="generation_kwargs", value=_gen_kwargs(what), update=True)
     own = task.get_config("num_fewshot")
-    if own is None or (options.num_fewshot is not None and own != 0):
-        task.set_config(key="num_fewshot", value=options.num_fewshot or 0)
+    if own is None or (what.num_fewshot is not None and own != 0):
+        task.set_config(key="num_fewshot", value=what.num_fewshot or 0)
     task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
 
 
-def _gen_kwargs(options: TaskOptions) -> dict[str, Any]:
-    given = options.gen_kwargs
+def _gen_kwargs(what: Measure) -> dict[str, Any]:
+    given = what.gen_kwargs
     kwargs = dict(simple_parse_args_string(given) if isinstance(given, str) else given or {})
     known = {*GenerationConfig().to_dict(), *_OPTIONS_OF_THE_HARNESS}
     unknown = [key for key in kwargs if key not in known]
@@ -165,8 +165,8 @@ def _gen_kwargs(options: TaskOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def telling(task: str, what: str) -> Iterator[None]:
-    """Tell an error of a task's own code in one line.
+def task_errors(task: str, what: str) -> Iterator[None]:
+    """Raise an error of a task's own code as one line.
 
     Args:
         task: The task's name.

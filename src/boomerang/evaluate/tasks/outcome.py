@@ -1,23 +1,28 @@
-"""A member's answers as metrics, by lm-evaluation-harness."""
+"""A member's answers as metrics and samples, by lm-evaluation-harness."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import lm_eval
 import numpy as np
 from lm_eval.api import metrics
 from lm_eval.api.model import LM
+from lm_eval.utils import handle_non_serializable, sanitize_list
 
+from ...checkpoint.output import write_text
 from ...errors import ResultsError
-from ..questions import Answer
+from ...layers import Member
 from ..statistics import Estimate, exponential, ratio, scaled
 from ..store import Outcome
-from .load import telling
+from ..task import Answer
+from .load import task_errors
 from .quiet import quiet, templates_once
-from .record import Recorded
+from .requests import Recorded
 
 # The harness's own number.
 _BOOTSTRAPS = 100_000
@@ -54,7 +59,7 @@ def judge(
 
     Args:
         recorded: The task.
-        answers: To its questions.
+        answers: To its items.
         student: The content hash of the student.
         member: The member's patched layers.
         with_errors: Whether standard errors are wanted; some take the harness minutes.
@@ -66,12 +71,12 @@ def judge(
         ResultsError: A metric is not finite, or the task changes what it asks.
         DataError: The task's code fails.
     """
-    name = recorded.questions.task
+    name = recorded.items.task
     recorded.reset()
     model = _Answers(recorded.responses(answers))
     # The harness makes requests anew for each model; they are there.
     recorded.task.build_all_requests = lambda **_: None
-    with quiet(), templates_once(), telling(name, "cannot process its results"):
+    with quiet(), templates_once(), task_errors(name, "cannot process its results"):
         results = lm_eval.evaluate(
             lm=model,
             task_dict={"tasks": {name: recorded.task}},
@@ -87,7 +92,7 @@ def judge(
     outcome = Outcome(
         student=student,
         member=member,
-        task=recorded.questions.content,
+        task=recorded.items.content,
         documents=int(found["sample_len"]),
         values=values,
         by_document={
@@ -162,3 +167,39 @@ def _by_document(recorded: Recorded, key: str, samples: Samples) -> list[Any] | 
 
 def _aggregation(recorded: Recorded, key: str) -> Any:
     return recorded.task.aggregation().get(key.partition(",")[0], metrics.mean)
+
+
+def write_samples(
+    directory: Path, series: str, member: Member, task: str, samples: list[dict[str, Any]]
+) -> Path:
+    """Write `SERIES/MEMBER/samples_TASK.jsonl`, whole or not at all; an old one is replaced.
+
+    Args:
+        directory: Where the samples of an evaluation are.
+        series: The series of the rows.
+        member: Which member; its directory is named by its patched layers, as `patched-16-17-18`.
+        task: The task's name.
+        samples: As `lm_eval.evaluate` returns them.
+    """
+    name = "-".join(["patched", *map(str, member.patched)]) if member.patched else "student"
+    path = directory / series / name / f"samples_{task.replace('/', '__')}.jsonl"
+    lines = (
+        json.dumps(_line(sample), default=handle_non_serializable, ensure_ascii=False)
+        for sample in samples
+    )
+    write_text(path, "".join(line + "\n" for line in lines))
+    return path
+
+
+def _line(sample: dict[str, Any]) -> dict[str, Any]:
+    arguments = {
+        f"gen_args_{index}": {f"arg_{place}": value for place, value in enumerate(each)}
+        for index, each in enumerate(sample["arguments"])
+    }
+    return {
+        **sample,
+        "arguments": arguments,
+        "resps": sanitize_list(sample["resps"]),
+        "filtered_resps": sanitize_list(sample["filtered_resps"]),
+        "target": str(sample["target"]),
+    }

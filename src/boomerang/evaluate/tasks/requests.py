@@ -18,9 +18,9 @@ from lm_eval.utils import handle_non_serializable
 
 from ...errors import DataError, ResultsError
 from ..layout import Request
-from ..questions import Answer, Questions, short_hash
-from .load import seed_everything, telling
-from .options import TaskOptions
+from ..options import Measure
+from ..task import Answer, TaskItems, short_hash
+from .load import seed_everything, task_errors
 from .quiet import quiet, templates_once
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ class Recorded:
 
     Attributes:
         task: The harness's task, which holds the requests.
-        questions: The same as token requests and prompts.
+        items: The same as token requests and prompts.
         instances: The requests by kind, each as often as it is repeated.
-        terms: For each request by kind what its answer is made of: items of `questions`.
+        terms: For each request by kind what its answer is made of: indices of `items`.
         limit: As the harness takes it.
     """
 
     task: Task
-    questions: Questions
+    items: TaskItems
     instances: dict[str, list[Instance]]
     terms: dict[str, list[Terms]]
     limit: int | None
@@ -101,10 +101,10 @@ class Recorded:
         seed_everything([self.task])
         for instance in self.task.instances:
             instance.resps, instance.filtered_resps = [], {}
-        if _told_of(self.task) != self.questions.settings["content"]:
+        if _content_of(self.task) != self.items.settings["content"]:
             raise ResultsError(
                 "its requests changed while it was measured",
-                where=self.questions.task,
+                where=self.items.task,
                 fix="mend the task's code, which alters its documents",
             )
 
@@ -116,15 +116,15 @@ class Recorded:
         }
 
 
-def record(name: str, task: Task, encoder: Encoder, options: TaskOptions) -> Recorded:
+def record(name: str, task: Task, encoder: Encoder, what: Measure) -> Recorded:
     """Have a task make its requests.
 
     Raises:
         DataError: It cannot, or one does not fit into the model.
     """
-    with quiet(), templates_once(), telling(name, "cannot make its requests"):
-        limit = get_sample_size(task, options.limit)
-        _build(task, encoder, limit, options)
+    with quiet(), templates_once(), task_errors(name, "cannot make its requests"):
+        limit = get_sample_size(task, what.limit)
+        _build(task, encoder, limit, what)
         instances: dict[str, list[Instance]] = {}
         for instance in task.instances:
             repeated = [instance] * (instance.repeats or 1)
@@ -139,37 +139,37 @@ def record(name: str, task: Task, encoder: Encoder, options: TaskOptions) -> Rec
     _check(name, requests, prompts, encoder)
     documents = [0] * len(requests)
     for kind, each in terms.items():
-        for instance, items in zip(instances[kind], each, strict=True):
-            for item in items:
+        for instance, indices in zip(instances[kind], each, strict=True):
+            for item in indices:
                 documents[item] = instance.doc_id or 0
     if prompts:
         terms[_GENERATE] = [Terms((len(requests) + index,)) for index in range(len(prompts))]
-    content = _told_of(task)
+    content = _content_of(task)
     tokens = (f"{list(context)} {list(continuation)}" for context, continuation in requests)
     encoded = (str(encoder.tok_encode(instance.args[0])) for instance in prompts)
-    questions = Questions(
+    items = TaskItems(
         task=name,
         content=short_hash([content, str(encoder.max_length), *tokens, *encoded]),
         settings={
             "content": content,
             "num_fewshot": task.get_config("num_fewshot"),
-            "limit": options.limit,
-            "chat_template": options.apply_chat_template,
-            "system_instruction": options.system_instruction,
+            "limit": _whole(what.limit),
+            "chat_template": what.apply_chat_template,
+            "system_instruction": what.system_instruction,
             "generation": task.get_config("generation_kwargs") if prompts else None,
         },
         requests=requests,
         documents=[*documents, *(instance.doc_id or 0 for instance in prompts)],
         prompts=prompts,
     )
-    return Recorded(task, questions, instances, terms, limit)
+    return Recorded(task, items, instances, terms, limit)
 
 
-def _build(task: Task, encoder: Encoder, limit: int | None, options: TaskOptions) -> None:
-    template = options.apply_chat_template
+def _build(task: Task, encoder: Encoder, limit: int | None, what: Measure) -> None:
+    template = what.apply_chat_template
     task.build_all_requests(
         limit=limit,
-        system_instruction=options.system_instruction,
+        system_instruction=what.system_instruction,
         apply_chat_template=template,
         # As `lm_eval` does where a chat template is asked for.
         fewshot_as_multiturn=template,
@@ -207,7 +207,7 @@ def _check(
             )
     for prompt in prompts:
         kwargs = prompt.args[1]
-        with telling(name, "has options of generation that cannot be used"):
+        with task_errors(name, "has options of generation that cannot be used"):
             longest = normalize_gen_kwargs(dict(kwargs), encoder.max_gen_toks)["max_gen_toks"]
         if longest < 1:
             raise DataError(
@@ -224,7 +224,7 @@ def _check(
             )
 
 
-def _told_of(task: Task) -> str:
+def _content_of(task: Task) -> str:
     """A hash of a task's requests, documents and metrics, wherever its files are."""
     config = {key: value for key, value in task.dump_config().items() if key not in _PLACES}
     lines = [_json(config)]
@@ -233,6 +233,10 @@ def _told_of(task: Task) -> str:
         for each in task.instances
     ]
     return short_hash(lines)
+
+
+def _whole(limit: float | None) -> float | None:
+    return int(limit) if limit is not None and limit >= 1 else limit
 
 
 def _json(value: object) -> str:
