@@ -6,8 +6,9 @@ import copy
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -130,18 +131,18 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def as_recipe_error(error: ValidationError, model: type[BaseModel]) -> RecipeError:
+def as_recipe_error(error: ValidationError, model: type[Any]) -> RecipeError:
     """The most telling of pydantic's complaints: the key, what is wrong, and what is allowed.
 
     Args:
         error: What pydantic raised.
-        model: The class of the settings, whose keys are suggested.
+        model: The class of the settings, a pydantic model or a dataclass, whose keys are suggested.
     """
     # Among the alternatives of a union the one that was meant got furthest.
     first = max(error.errors(), key=lambda complaint: len(complaint["loc"]))
     path = _path(first["loc"], model)
     key = ".".join(path) or None
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = _keys(path[:-1], model)
         words = hint(path[-1], allowed) or f"; allowed are {', '.join(allowed)}"
         return RecipeError(f"unknown key{words}", where=key)
@@ -164,7 +165,7 @@ def complaint(error: ErrorDetails) -> str:
     return f"{message}, not {error['input']!r}"
 
 
-def _path(location: Sequence[int | str], model: type[BaseModel]) -> list[str]:
+def _path(location: Sequence[int | str], model: type[Any]) -> list[str]:
     """A place as a user writes it: without the names of a union's alternatives."""
     path: list[str] = []
     for part in location:
@@ -175,24 +176,33 @@ def _path(location: Sequence[int | str], model: type[BaseModel]) -> list[str]:
     return path
 
 
-def _keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
+def _keys(path: Sequence[str], model: type[Any]) -> list[str]:
     """The keys that are allowed at a place."""
     for part in path:
-        field = model.model_fields.get(part)
-        inner = [] if field is None else list(_models(field.annotation))
+        inner = list(_models(_fields(model).get(part)))
         if inner:
             model = inner[-1]
-    return list(model.model_fields)
+    return list(_fields(model))
 
 
-def _nested(model: type[BaseModel]) -> set[type[BaseModel]]:
+def _fields(model: type[Any]) -> dict[str, Any]:
+    """The types of the keys."""
+    if issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    hints = get_type_hints(model)
+    return {field.name: hints[field.name] for field in fields(model)}
+
+
+def _nested(model: type[Any]) -> set[type[Any]]:
     """All models that the fields of a model are made of."""
-    direct = {m for field in model.model_fields.values() for m in _models(field.annotation)}
+    direct = {m for annotation in _fields(model).values() for m in _models(annotation)}
     return direct.union(*map(_nested, direct))
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _models(annotation: Any) -> Iterator[type[Any]]:
+    if isinstance(annotation, type) and (
+        issubclass(annotation, BaseModel) or is_dataclass(annotation)
+    ):
         yield annotation
     for argument in get_args(annotation):
         yield from _models(argument)

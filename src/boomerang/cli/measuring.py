@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -46,21 +46,22 @@ def _loading(
 
 def _parameters() -> list[inspect.Parameter]:
     """The fields of `Measure` as options, and those of loading."""
+    types = get_type_hints(Measure) | _TYPES
     return [
         inspect.Parameter(
-            name,
+            each.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=None if name in _TYPES else field.default,
+            default=each.default,
             annotation=Annotated[
-                _TYPES.get(name, field.annotation),
+                types[each.name],
                 typer.Option(
-                    _NAMES.get(name, f"--{name.replace('_', '-')}"),
-                    help=field.description,
-                    rich_help_panel=None if name in _OF_TEXTS else _TASKS,
+                    _NAMES.get(each.name, f"--{each.name.replace('_', '-')}"),
+                    help=each.metadata["help"],
+                    rich_help_panel=None if each.name in _OF_TEXTS else _TASKS,
                 ),
             ],
         )
-        for name, field in Measure.model_fields.items()
+        for each in fields(Measure)
     ] + list(inspect.signature(_loading, eval_str=True).parameters.values())
 
 
@@ -80,7 +81,7 @@ class Measuring:
         Raises:
             DataError: There is nothing to measure on, or a value cannot be used.
         """
-        settings = {name: self.values[name] for name in Measure.model_fields}
+        settings = {name: self.values[name] for name in Measure.names()}
         if not settings["texts"] and not settings["tasks"]:
             raise DataError(
                 "there is nothing to measure on", fix="give --text FILE or --tasks NAMES"

@@ -98,8 +98,7 @@ def evaluate(
     from .provenance import write_provenance
     from .results import FAMILY, current, read_results
 
-    fields = options.keys() & Measure.model_fields.keys()
-    what = Measure.of({name: options.pop(name) for name in fields})
+    what = Measure.of({name: options.pop(name) for name in Measure.names() if name in options})
     keep = None if keep is None else tuple(keep)
     trust = bool(options.get("trust_remote_code", False))
     named = teacher, student

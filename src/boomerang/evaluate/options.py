@@ -7,101 +7,90 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from annotated_types import Ge
 
 from ..errors import DataError
-from ..settings import Section, as_recipe_error
 
 INSTALL = 'pip install "boomerang-distillation[tasks]"'
 
 
-def _path(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _text(description: str) -> Any:
+    return field(default=None, metadata={"help": description})
 
 
-def _paths(value: Any) -> Any:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str | os.PathLike) else value
+def _flag(description: str) -> Any:
+    return field(default=False, metadata={"help": description})
 
 
-def _names(value: Any) -> Any:
-    named = isinstance(value, Iterable) and not isinstance(value, str)
-    return (",".join(value) if named else value) or None
-
-
-Text = Annotated[str, BeforeValidator(_path)]
-
-
-class Measure(Section):
+@dataclass(frozen=True)
+class Measure:
     """What every member or model is measured on, and how.
 
-    Options of tasks have the names and meanings that lm-evaluation-harness gives them.
+    Options of tasks have the names and meanings that lm-evaluation-harness gives them. The class is
+    no pydantic model because `boomerang --help` must not wait for pydantic; pydantic checks it.
     """
 
-    texts: Annotated[
-        tuple[Text, ...],
-        BeforeValidator(_paths),
-        Field(
-            description="UTF-8 text to measure on; may be repeated. All files together are one "
-            "task, named by its file if there is just one and `text` otherwise."
-        ),
-    ] = ()
-    tasks: Annotated[
-        str | None,
-        BeforeValidator(_names),
-        Field(
-            description="Tasks, groups, tags, patterns or YAML files, separated by commas; paper "
-            "is the paper's suite."
-        ),
-    ] = None
-    window: Annotated[
-        int | None,
-        Field(ge=1, description="The most positions a model sees at once (default 2048)."),
-    ] = None
-    stride: Annotated[
-        int | None, Field(ge=1, description="Tokens scored per window (default half the window).")
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        Field(ge=1, description="Sequences at a time (default: a reasonable number of tokens)."),
-    ] = None
-    include_path: Annotated[
-        Text | None, Field(description="A directory with task files of your own.")
-    ] = None
-    limit: Annotated[
-        float | None, Field(description="Documents of each task, or a share of them below 1.")
-    ] = None
-    num_fewshot: Annotated[
-        int | None,
-        Field(description="Examples before each question; a task that says 0 keeps 0."),
-    ] = None
-    apply_chat_template: Annotated[
-        bool, Field(description="Put prompts into the tokenizer's chat template.")
-    ] = False
-    system_instruction: Annotated[str | None, Field(description="Said before each prompt.")] = None
-    gen_kwargs: Annotated[
-        str | dict[str, Any] | None,
-        Field(description="Options of generation, as max_gen_toks=64,temperature=0."),
-    ] = None
-    log_samples: Annotated[
-        bool, Field(description="Write what each member answered, under OUT/samples.")
-    ] = False
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    texts: tuple[str, ...] | None = _text(
+        "UTF-8 text to measure on; may be repeated. All files together are one task, named by its "
+        "file if there is just one and `text` otherwise."
+    )
+    tasks: str | None = _text(
+        "Tasks, groups, tags, patterns or YAML files, separated by commas; paper is the paper's "
+        "suite."
+    )
+    window: Annotated[int | None, Ge(1)] = _text(
+        "The most positions a model sees at once (default 2048)."
+    )
+    stride: Annotated[int | None, Ge(1)] = _text(
+        "Tokens scored per window (default half the window)."
+    )
+    batch_size: Annotated[int | None, Ge(1)] = _text(
+        "Sequences at a time (default: a reasonable number of tokens)."
+    )
+    include_path: str | None = _text("A directory with task files of your own.")
+    limit: float | None = _text("Documents of each task, or a share of them below 1.")
+    num_fewshot: int | None = _text("Examples before each question; a task that says 0 keeps 0.")
+    apply_chat_template: bool = _flag("Put prompts into the tokenizer's chat template.")
+    system_instruction: str | None = _text("Said before each prompt.")
+    gen_kwargs: str | dict[str, Any] | None = _text(  # noqa: RUF009
+        "Options of generation, as max_gen_toks=64,temperature=0."
+    )
+    log_samples: bool = _flag("Write what each member answered, under OUT/samples.")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all options."""
+        return tuple(each.name for each in fields(cls))
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Measure:
         """The options, checked as far as they can be before anything is loaded.
 
+        Texts and tasks may be any iterables here, and paths any path-like objects.
+
         Raises:
             DataError: There is nothing to measure on, a value cannot be used, or
                 lm-evaluation-harness is needed and not installed.
         """
+        from pydantic import TypeAdapter, ValidationError
+
+        from ..settings import as_recipe_error
+
+        given = dict(options)
+        texts, tasks, path = (given.get(name) for name in ("texts", "tasks", "include_path"))
+        texts = (texts,) if isinstance(texts, str | os.PathLike) else texts or ()
+        given["texts"] = tuple(os.fspath(each) for each in texts)
+        given["tasks"] = (tasks if isinstance(tasks, str) else ",".join(tasks or ())) or None
+        given["include_path"] = None if path is None else os.fspath(path)
         try:
-            measure = cls(**options)
+            measure = TypeAdapter(cls).validate_python(given)
         except ValidationError as error:
             found = as_recipe_error(error, cls)
             raise DataError(found.what, where=found.where, fix=found.fix) from None

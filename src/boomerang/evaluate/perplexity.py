@@ -146,13 +146,14 @@ def text_task(
     common = Reference((), config, tokenizer) if reference is None else reference
     window = fit_window(common.config, what.window or DEFAULT_WINDOW)
     stride = what.stride or default_stride(window)
-    documents = read_documents([Path(path) for path in what.texts])
+    paths = [Path(path) for path in what.texts or ()]
+    documents = read_documents(paths)
     text = prepare(documents, common.tokenizer, window=window, stride=stride)
     own, fitting = text, fit_window(config, window)
     if tokenizer is not common.tokenizer or fitting != window:
         own = prepare(documents, tokenizer, window=fitting, stride=min(stride, fitting))
     items = TaskItems(
-        task=Path(what.texts[0]).stem if len(what.texts) == 1 else "text",
+        task=paths[0].stem if len(paths) == 1 else "text",
         content=own.hash,
         settings={"text": text.hash, "window": window, "stride": stride},
         requests=[each.request for each in own.windows],

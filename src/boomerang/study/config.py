@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -31,6 +32,7 @@ _NOT_OF_A_RECIPE = ("teacher", "student", "out", "seed", "shard")
 _CONFIGS = Path(__file__).with_name("configs")
 
 
+@dataclass(frozen=True)
 class Measure(options.Measure):
     """What every model is measured on, and how.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def check_measurable(study: Study, facts: Facts) -> None:
     if facts.texts and measure.stride is not None:
         window = measure.window or DEFAULT_WINDOW
         cut_windows([], min(window, max_positions(dict(facts.config)) or window), measure.stride)
-    measure.model_copy(update={"texts": facts.texts}).check()
+    replace(measure, texts=facts.texts).check()
 
 
 def _training_files(study: Study) -> Iterable[str]:

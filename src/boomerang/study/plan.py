@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ..baselines.distilled import size_recipe
@@ -262,9 +262,12 @@ def _measurement(
     facts: Facts,
     needs: Job | None = None,
 ) -> Job:
-    settings = study.measure.model_dump(
-        mode="json", exclude={"orders", "texts"}, exclude_defaults=True
-    )
+    settings = {
+        each.name: getattr(study.measure, each.name)
+        for each in fields(study.measure)
+        if each.name not in ("orders", "texts")
+        and getattr(study.measure, each.name) != each.default
+    }
     work = json.loads(json.dumps(dict(work)))
     content: dict[str, Any] = {
         "work": {key: _hashed(value, facts) for key, value in work.items()},
