@@ -55,7 +55,7 @@ def estimate(
     from ..checkpoint.directory import read_config
     from ..checkpoint.loading import load_model
     from ..distill.module import DistillModule
-    from ..evaluate.trie import walk
+    from ..evaluate.shared_layers import walk
     from ..student import cut
 
     model = load_model(teacher, dtype=torch.float32)
