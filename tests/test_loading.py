@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 import boomerang
 from boomerang.checkpoint.blueprint import open_teacher
 from boomerang.checkpoint.directory import Checkpoint
-from boomerang.checkpoint.loading import load_model, load_tokenizer
+from boomerang.checkpoint.loading import continuation, load_model, load_tokenizer
 from boomerang.checkpoint.resolve import resolve
 from boomerang.errors import ArchitectureError, CheckpointError
+from boomerang.verify import verify
 from disk import save_pair
 
 LAYERS = boomerang.LayerMap((0, 2, 4), 5)
@@ -99,3 +100,24 @@ def test_a_quantisation_that_stands_in_a_file_of_its_own_is_seen(tmp_path: Path)
     (teacher / "model.safetensors").unlink()
     with pytest.raises(ArchitectureError, match="is of a quantised model"):
         open_teacher(teacher)
+
+
+@pytest.mark.parametrize("value", ["512", [512]])
+def test_a_length_that_is_no_number_is_refused(copied: Path, value: object) -> None:
+    content = json.loads((copied / "tokenizer_config.json").read_text())
+    content["model_max_length"] = value
+    (copied / "tokenizer_config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: model_max_length is"):
+        load_tokenizer(copied)
+
+
+def test_a_generation_config_that_cannot_be_used_is_one_line(copied: Path) -> None:
+    content = json.loads((copied / "generation_config.json").read_text())
+    content |= {"num_beams": "2"}
+    (copied / "generation_config.json").write_text(json.dumps(content))
+    out = boomerang.init_student(copied, copied.parent / "student", LAYERS)
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: generation fails"):
+        continuation(load_model(out), load_tokenizer(out), "Once", 2)
+    boomerang.build(copied, out, copied.parent / "member", patch=1)
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: generation fails"):
+        verify(copied.parent / "member")

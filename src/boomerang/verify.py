@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .checkpoint.loading import load_model
+from .checkpoint.loading import generate, load_model
 from .checkpoint.record import Record, read_record
 from .checkpoint.sources import FamilyOnDisk
 from .errors import CheckpointError
@@ -209,8 +209,8 @@ def _logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 
 def _greedy(model: PreTrainedModel, ids: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Generated tokens, and the scores of the vocabulary at each of them."""
-    generate: Any = model.generate
     output = generate(
+        model,
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=_GREEDY_TOKENS,

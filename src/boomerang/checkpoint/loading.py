@@ -162,13 +162,21 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer: Any = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise CheckpointError(
             f"has no readable tokenizer ({_reason(error)})", where=directory
         ) from error
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        raise CheckpointError(
+            f"model_max_length is {longest!r:.80} and should be a number",
+            where=directory / "tokenizer_config.json",
+        )
+    result: PreTrainedTokenizerBase = tokenizer
+    return result
 
 
 def check_tokens(model: PreTrainedModel, largest: int) -> None:
@@ -189,6 +197,23 @@ def check_tokens(model: PreTrainedModel, largest: int) -> None:
             f"only {rows} rows",
             fix="use the tokenizer that the model was trained with",
         )
+
+
+def generate(model: PreTrainedModel, **options: Any) -> Any:
+    """What `model.generate` returns for the options.
+
+    Raises:
+        CheckpointError: A value in the model's generation config cannot be used.
+    """
+    method: Any = model.generate
+    try:
+        return method(**options)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"generation fails with these settings ({_reason(error)})",
+            where="generation_config.json",
+            fix="mend or remove the teacher's file",
+        ) from error
 
 
 def continuation(
@@ -232,21 +257,13 @@ def continuation(
         max_new_tokens = min(max_new_tokens, limit - length)
     # Padding is never needed for one prompt; naming a token keeps generate from warning about it.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    generate: Any = model.generate
-    try:
-        output = generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            return_dict_in_generate=False,
-        )
-    except (TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"generation fails with these settings ({reason})",
-            where="generation_config.json",
-            fix="mend or remove the teacher's file",
-        ) from error
+    output = generate(
+        model,
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        return_dict_in_generate=False,
+    )
     # Some tokenizers drop the space before the first token they decode, so decode from the start.
     before, whole = (
         str(tokenizer.decode(tokens, skip_special_tokens=True))
