@@ -422,7 +422,7 @@ def test_parents_made_for_a_failed_build_go_again(
             (tmp_path / "mine" / "new" / "other").write_text("")
         raise OutputError("failed")
 
-    monkeypatch.setattr("boomerang.checkpoint.record.write_json", fail)
+    monkeypatch.setattr("boomerang.checkpoint.output.write_json", fail)
     with pytest.raises(OutputError, match="failed"):
         boomerang.build(*pair, out, patch=1)
     assert nothing_but(tmp_path, "mine")

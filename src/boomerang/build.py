@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,8 @@ def build(
             layers are not known.
         LayerMapError: Not exactly one choice, no such member, or nothing fits.
         ArchitectureError, ConfigError: Teacher and student do not fit, or are not supported.
-        OutputError: `out` is not empty, holds a source, or cannot be written; `push_to_hub` can be
-            no repository.
+        OutputError: `out` is not empty; is, holds or lies inside a source; or cannot be written.
+            `push_to_hub` is not a valid name of a repository.
     """
     from .checkpoint.hub import check_repository, push
     from .checkpoint.sources import FamilyOnDisk
@@ -102,15 +103,8 @@ def build(
         batch=batch,
         dtype=dtype,
     )
-    write_member(
-        family,
-        member,
-        Path(out),
-        order=order,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        overwrite=overwrite,
-    )
+    writer = MemberWriter(family, order, dtype, max_shard_size)
+    writer.write(member, Path(out), overwrite=overwrite)
     if push_to_hub is not None:
         push(Path(out), push_to_hub)
     return Path(out)
@@ -129,7 +123,7 @@ def choose_member(
     batch: int = 1,
     dtype: str | None = None,
 ) -> tuple[Member, str]:
-    """The member that arguments as those of `build` choose, and one line that says why.
+    """Returns the member that `build` would choose, and one line that says why.
 
     Raises:
         LayerMapError: Not exactly one choice, no such member, or nothing fits.
@@ -165,120 +159,107 @@ def choose_member(
     return size.member, line
 
 
-def write_member(
-    family: FamilyOnDisk,
-    member: Member,
-    out: Path,
-    *,
-    order: Order | None = None,
-    dtype: str | None = None,
-    max_shard_size: int | str = MAX_SHARD_SIZE,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> None:
-    """Write a member; the arguments are those of `build`.
-
-    Raises:
-        CheckpointError, ConfigError, OutputError: As `build`.
-    """
-    from .checkpoint.card import licence, model_card
-    from .checkpoint.companions import copy_companions, find_companions
-    from .checkpoint.output import check_apart, check_space, new_directory, write_json
-    from .checkpoint.record import write_record
-    from .checkpoint.write import write_weights
-    from .units import parse_bytes
-
-    shard_size = parse_bytes(max_shard_size, "max_shard_size")
-    source = family.pair.teacher.directory
-    check_apart(out, *family.directories)
-    plan = family.pair.plan(member, dtype)
-    # Whatever a source can be refused for is found before anything is written.
-    same = member.num_layers == family.pair.layers.num_layers
-    companions = find_companions(source, same_layers=same)
-    card = model_card(plan, *family.identities(), licence(source))
-    record = _record(family, plan, order, dtype, shard_size)
-    check_space(out, plan.length)
-    with new_directory(out, overwrite=overwrite) as partial:
-        with progress(plan.length) if progress else nullcontext(_ignore) as report:
-            write_weights(partial, plan.items, shard_size, report)
-        write_json(partial / "config.json", plan.config)
-        write_record(partial, record)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        copy_companions(companions, partial)
-
-
-def is_written(
-    family: FamilyOnDisk,
-    member: Member,
-    out: Path,
-    *,
-    order: Order | None = None,
-    dtype: str | None = None,
-    max_shard_size: int | str = MAX_SHARD_SIZE,
-) -> bool:
-    """Whether `out` is what `write_member` would write, from the same sources and options.
-
-    It is told by `boomerang.json`: a directory that has one is complete, for it got its name at the
-    end.
-
-    Raises:
-        CheckpointError, ConfigError: As `build`.
-    """
-    from .checkpoint.record import FILE_NAME, has_record
-    from .units import parse_bytes
-
-    if not (out / FILE_NAME).exists():
-        return False
-    plan = family.pair.plan(member, dtype)
-    shard_size = parse_bytes(max_shard_size, "max_shard_size")
-    return has_record(out, _record(family, plan, order, dtype, shard_size))
-
-
-def _record(
-    family: FamilyOnDisk, plan: Plan, order: Order | None, dtype: str | None, shard_size: int
-) -> dict[str, Any]:
-    from .checkpoint.record import record_content
-    from .checkpoint.sources import recorded_order
-
-    along = recorded_order(plan.member, family.order if order is None else order)
-    source = "given" if order is not None else family.pairing.order_source
-    return record_content(
-        plan,
-        *family.identities(),
-        order=along,
-        order_source=None if along is None else source,
-        dtype=dtype,
-        max_shard_size=shard_size,
-    )
-
-
-def check_room(
-    family: FamilyOnDisk, members: Iterable[Member], out: Path, dtype: str | None = None
-) -> None:
-    """Refuse several members for whose weights together the disk has no room.
+@dataclass(frozen=True)
+class MemberWriter:
+    """Writes members of one family as checkpoints, all with the same options.
 
     Args:
-        family: Whose members they are.
-        members: Which ones are to be written.
-        out: The directory they go to.
-        dtype: As in `build`.
-
-    Raises:
-        CheckpointError, ConfigError: As `build`.
-        OutputError: Less is free.
+        family: Teacher and student.
+        order: As in `build`, like all that follow.
+        dtype: Of the weights.
+        max_shard_size: The most bytes of weights in a file.
     """
-    from .checkpoint.output import check_space
 
-    check_space(out, sum(family.pair.plan(member, dtype).length for member in members))
+    family: FamilyOnDisk
+    order: Order | None = None
+    dtype: str | None = None
+    max_shard_size: int | str = MAX_SHARD_SIZE
+
+    def write(
+        self,
+        member: Member,
+        out: Path,
+        *,
+        overwrite: bool = False,
+        progress: Progress = lambda total: nullcontext(lambda written: None),
+    ) -> None:
+        """Write a member.
+
+        Raises:
+            CheckpointError, ConfigError, OutputError: As `build`.
+        """
+        from .checkpoint.card import licence, model_card
+        from .checkpoint.companions import copy_companions, find_companions
+        from .checkpoint.output import check_apart, check_space, new_directory, write_json
+        from .checkpoint.record import FILE_NAME
+        from .checkpoint.write import write_weights
+
+        check_apart(out, *self.family.directories)
+        plan = self.family.pair.plan(member, self.dtype)
+        # Everything that a source can be refused for comes before the first byte is written.
+        source = self.family.pair.teacher.directory
+        same_layers = member.num_layers == self.family.layers.num_layers
+        companions = find_companions(source, same_layers=same_layers)
+        card = model_card(plan, *self.family.identities(), licence(source))
+        record = self._record(plan)
+        check_space(out, plan.length)
+        with new_directory(out, overwrite=overwrite) as partial:
+            with progress(plan.length) as report:
+                write_weights(partial, plan.items, self._shard_size, report)
+            write_json(partial / "config.json", plan.config)
+            write_json(partial / FILE_NAME, record)
+            (partial / "README.md").write_text(card, encoding="utf-8")
+            copy_companions(companions, partial)
+
+    def is_written(self, member: Member, out: Path) -> bool:
+        """Whether `out` already is what `write` would make of a member.
+
+        `boomerang.json` decides: a directory that holds one is complete.
+
+        Raises:
+            CheckpointError, ConfigError: As `build`.
+        """
+        from .checkpoint.record import has_record
+
+        return has_record(out, lambda: self._record(self.family.pair.plan(member, self.dtype)))
+
+    def check_space(self, members: Iterable[Member], out: Path) -> None:
+        """Refuse members whose weights together need more space than the disk has.
+
+        Raises:
+            CheckpointError, ConfigError: As `build`.
+            OutputError: Less is free.
+        """
+        from .checkpoint.output import check_space
+
+        check_space(out, sum(self.family.pair.plan(m, self.dtype).length for m in members))
+
+    @property
+    def _shard_size(self) -> int:
+        from .units import parse_bytes
+
+        return parse_bytes(self.max_shard_size, "max_shard_size")
+
+    def _record(self, plan: Plan) -> dict[str, Any]:
+        from .checkpoint.record import record_content
+        from .checkpoint.sources import recorded_order
+
+        along = self.family.order if self.order is None else self.order
+        order = recorded_order(plan.member, along)
+        source = self.family.pairing.order_source if self.order is None else "given"
+        return record_content(
+            plan,
+            *self.family.identities(),
+            order=order,
+            order_source=None if order is None else source,
+            dtype=self.dtype,
+            max_shard_size=self._shard_size,
+        )
 
 
 def member_directory(family: FamilyOnDisk, member: Member, out: Path) -> Path:
     """Where in `out` a member of a whole family goes: by the teacher's name and its layers."""
     return out / f"{family.name}-{member.num_layers}L"
-
-
-def _ignore(_: int) -> None:
-    pass
 
 
 make_callable(__name__)

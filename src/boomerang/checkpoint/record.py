@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from ..version import __version__
 from .identity import Identity
 from .jsonfile import read_json_object
 from .member_plan import Plan
-from .output import write_json
 
 FILE_NAME = "boomerang.json"
 SCHEMA_VERSION = 1
@@ -58,15 +58,10 @@ def record_content(
     }
 
 
-def write_record(directory: Path, content: dict[str, Any]) -> None:
-    """Write `boomerang.json` into a member's directory."""
-    write_json(directory / FILE_NAME, content)
-
-
-def has_record(directory: Path, content: dict[str, Any]) -> bool:
-    """Whether a directory is a member with the very same `boomerang.json`."""
+def has_record(directory: Path, content: Callable[[], dict[str, Any]]) -> bool:
+    """Whether a directory holds a `boomerang.json` with the same content."""
     try:
-        return read_json_object(directory / FILE_NAME) == content
+        return read_json_object(directory / FILE_NAME) == content()
     except CheckpointError:
         return False
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from ..layers import Member
 from ..units import show_bytes
 from . import options
 
@@ -80,7 +79,7 @@ def build(
     ] = None,
 ) -> None:
     """Write a member of the family as a checkpoint that any tool for the teacher reads."""
-    from ..build import check_room, choose_member, is_written, member_directory, write_member
+    from ..build import MemberWriter, choose_member, member_directory
     from ..checkpoint.hub import check_repository, push
     from ..checkpoint.output import check_free
     from ..checkpoint.sources import FamilyOnDisk
@@ -95,23 +94,10 @@ def build(
     if not everything:
         check_free(out, overwrite=overwrite)
     family = FamilyOnDisk.open(teacher, student, keep=options.kept_layers(keep))
-    written: set[Path] = set()
+    writer = MemberWriter(family, order, dtype, max_shard_size)
+    reason = None
     if everything:
-        members = family.members(order)
-        targets = [member_directory(family, member, out) for member in members]
-        for member, target in zip(members, targets, strict=True):
-            if push_to_hub is not None:
-                check_repository(_repository(push_to_hub, member))
-            # What an interrupted run has finished stays as it is.
-            if not overwrite and is_written(
-                family, member, target, order=order, dtype=dtype, max_shard_size=max_shard_size
-            ):
-                written.add(target)
-            else:
-                check_free(target, overwrite=overwrite)
-        left = [m for m, target in zip(members, targets, strict=True) if target not in written]
-        check_room(family, left, out, dtype)
-        reason = None
+        targets = {member_directory(family, m, out): m for m in family.members(order)}
     else:
         member, reason = choose_member(
             family,
@@ -125,32 +111,32 @@ def build(
             batch=batch,
             dtype=dtype,
         )
-        members, targets = (member,), [out]
-    for member, target in zip(members, targets, strict=True):
-        if target not in written:
-            write_member(
-                family,
-                member,
-                target,
-                order=order,
-                dtype=dtype,
-                max_shard_size=max_shard_size,
-                overwrite=overwrite,
-                progress=partial(show_progress, "Writing", words=show_bytes),
-            )
-        if push_to_hub is not None:
-            push(target, _repository(push_to_hub, member) if everything else push_to_hub)
+        targets = {out: member}
+    repositories = {
+        target: f"{push_to_hub}-{member.num_layers}L" if everything else push_to_hub
+        for target, member in targets.items()
+        if push_to_hub is not None
+    }
+    for repository in repositories.values():
+        check_repository(repository)
+    # What an interrupted run with --all has finished stays as it is.
+    goes_on = everything and not overwrite
+    left = {t: m for t, m in targets.items() if not (goes_on and writer.is_written(m, t))}
+    for target in left:
+        check_free(target, overwrite=overwrite)
+    writer.check_space(left.values(), out)
+    for target, member in targets.items():
+        if target in left:
+            bar = partial(show_progress, "Writing", words=show_bytes)
+            writer.write(member, target, overwrite=overwrite, progress=bar)
+        if target in repositories:
+            push(target, repositories[target])
         # Last, so that an error is alone on standard error.
         if reason is not None:
             typer.echo(reason, err=True)
-        done = ", already there" if target in written else ""
-        typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}{done}")
+        there = "" if target in left else ", already there"
+        typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}{there}")
     if order is None and blocks is None:
         typer.echo(str(family.pairing), err=True)
-    directory = shlex.quote(str(targets[-1]))
+    directory = shlex.quote(str(target))
     typer.echo(f"`boomerang verify {directory}` checks the result by loading it", err=True)
-
-
-def _repository(family: str, member: Member) -> str:
-    """Where on the hub a member of a whole family goes."""
-    return f"{family}-{member.num_layers}L"
