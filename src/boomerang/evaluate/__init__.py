@@ -40,8 +40,8 @@ def evaluate(
 
     Writes into `out`, as they come:
 
-    - `results.jsonl`: for each member a row of each metric. Of text: `perplexity` and
-      `bits_per_byte`, with standard errors over windows. Of a task or group of tasks: the
+    - `results.jsonl`: for each member a row of each metric. For text: `perplexity` and
+      `bits_per_byte`, with standard errors over windows. For a task or group of tasks: the
       harness's metrics and standard errors, a filter other than `none` after a comma. Where
       items can be paired, `..._difference` is a metric minus that of the member one size below,
       if that is measured, with a paired standard error;
@@ -66,7 +66,7 @@ def evaluate(
         members: Values of patch, or members; by default every member along the order.
         order: The order of patching; by default the one recorded with the student, or else the
             paper's for the architecture.
-        dtype: Of both models; by default the teacher's own.
+        dtype: The dtype of both models; by default the teacher's own.
         device: For both models; by default the CPU.
         series: The name of the series in the rows: `family`, or that of a baseline.
         keep: The teacher layers that the student keeps, where it has no `student_config.json`.

@@ -67,7 +67,7 @@ def make_batch(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) ->
     Args:
         rows: All with branches, or all without.
         device: Where the model takes its inputs.
-        dtype: Of the model.
+        dtype: The model's.
     """
     width = max(len(row) for row in rows)
     # Any token would do; the row's last one is hardly a padding token that models warn of.

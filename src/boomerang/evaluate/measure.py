@@ -58,8 +58,8 @@ def measure(
         reference: The family whose results these go to, where that is another one.
 
     Returns:
-        The rows of the members asked for, finished before or now. Of several processes, only the
-        first gets them.
+        The rows of the members asked for, finished before or now. With several processes, only
+        the first gets them.
 
     Raises:
         LayerMapError, DataError, OutputError, ResultsError: As in `boomerang.evaluate`.

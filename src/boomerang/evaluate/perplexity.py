@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 DEFAULT_WINDOW = 2048
-"""Positions a model sees at once, unless told otherwise: the sequence length of the paper."""
+"""Positions a model sees at once by default: the sequence length of the paper."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class TextTask:
     Attributes:
         items: The windows as token requests.
         text: The windows.
-        in_own_tokens: Whether the windows are those of a model that is no member of the family and
-            takes other tokens or fewer positions: then only bits per byte can be compared.
+        in_own_tokens: Whether the windows are those of another model than the family's, with other
+            tokens or fewer positions: then only bits per byte can be compared.
     """
 
     items: TaskItems
@@ -141,7 +141,7 @@ def text_task(
         config: The model's, or that of the family's teacher.
         what: Names the files.
         tokenizer: The model's.
-        reference: The family, where the model is no member of it.
+        reference: The family, where the model is not a member of it.
     """
     common = Reference((), config, tokenizer) if reference is None else reference
     window = fit_window(common.config, what.window or DEFAULT_WINDOW)

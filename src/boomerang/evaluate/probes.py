@@ -1,4 +1,4 @@
-"""What no config tells for certain, found out with a few tokens.
+"""What no config says for certain, found out with a few tokens.
 
 Whether a model heeds a mask and positions that are given to it (some take positions from where a
 token stands, some have a recurrent state), and whether its layers hand over nothing but what they

@@ -60,7 +60,7 @@ class Cache(_Model):
 
     Attributes:
         window: The most tokens kept; None for all of them.
-        bytes_per_token: Of these layers together.
+        bytes_per_token: For these layers together.
     """
 
     window: int | None = Field(ge=1)
@@ -73,7 +73,7 @@ class Built(_Model):
     Attributes:
         member: Its patched layers.
         parameters: Numbers stored.
-        bytes: Of the weights.
+        bytes: Bytes of the weights.
         cache: Its KV cache for one text; None where that of the architecture is not known.
     """
 

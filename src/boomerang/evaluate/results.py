@@ -52,7 +52,7 @@ class Row(BaseModel):
         teacher: Content hash of the teacher.
         student: Content hash of the student.
         series: `family`, or the name of a baseline or of a study's variant.
-        seed: Of a study, the seed of the distillation; None elsewhere, and then not written.
+        seed: In a study, the seed of the distillation; None elsewhere, and then not written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -101,7 +101,7 @@ def read_results(path: str | Path) -> list[Row]:
         path: The file, or a directory with a `results.jsonl`.
 
     Raises:
-        ResultsError: No such file, or a line that is no row; names file, line and field.
+        ResultsError: The file cannot be read, or a line is not a row; names file, line and field.
     """
     path = Path(path)
     if path.is_dir():

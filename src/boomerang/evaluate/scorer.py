@@ -75,7 +75,7 @@ class Scorer:
             reasonable number of tokens.
 
     Raises:
-        ArchitectureError: A model is no base model with an output matrix.
+        ArchitectureError: A model is not a base model with an output matrix.
     """
 
     def __init__(

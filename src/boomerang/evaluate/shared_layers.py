@@ -70,7 +70,7 @@ def _walk(paths: Sequence[Path], group: Sequence[int], skip: int) -> tuple[int, 
     depth = _common(paths, group)
     children: dict[Hashable, list[int]] = {}
     for index in group:
-        # Of a path that ends here nothing is left.
+        # A path that ends here has nothing left.
         children.setdefault(tuple(paths[index][depth : depth + 1]), []).append(index)
     if len(children) == 1:
         raise ValueError("two paths are equal")

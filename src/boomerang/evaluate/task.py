@@ -80,7 +80,7 @@ class MeasuredMember:
 
 @dataclass(frozen=True)
 class Reference:
-    """The family whose results a model that is no member of it is compared with.
+    """The family with whose results another model is compared.
 
     Attributes:
         kept: The family's kept layers, by which its results are recognised.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Prompts of a call where no batch size is given; fewer where memory does not suffice.
 _BATCH_SIZE = 16
 
-# Of the first prompt, which a member reads once to show that its weights are sound.
+# How much of the first prompt a member reads once, to show that its weights are sound.
 _TOKENS_READ = 32
 
 

@@ -154,7 +154,7 @@ def _by_document(recorded: Recorded, key: str, samples: Samples) -> list[Any] | 
     if aggregation not in (metrics.mean, metrics.perplexity, *pairs):
         return None
     mine = [sample for sample in samples if sample["filter"] == filter_name]
-    # Of documents that have it only with some answers, others are left for every member.
+    # Where a metric depends on the answers, each member has it for other documents.
     if not all(metric in sample["metrics"] for sample in mine):
         return None
     values = [sample[metric] for sample in mine]

@@ -48,7 +48,7 @@ class Terms(tuple[int, ...]):
 
 
 class Encoder(HFLM):
-    """The harness's model without a computation: it tells which token requests it would make.
+    """The harness's model without computation: it lists the token requests it would make.
 
     Encoding, beginning-of-sequence tokens, truncation and rolling windows are the harness's own.
     """
@@ -180,7 +180,7 @@ def _build(task: Task, encoder: Encoder, limit: int | None, what: Measure) -> No
 
 def _encode(kind: str, encoder: Encoder, instances: list[Instance]) -> list[Terms]:
     found = getattr(encoder, kind)(instances, disable_tqdm=True)
-    # Of a single request there is also whether it is the most probable one. An empty text has no
+    # A single request also says whether it is the most probable one. An empty text has no
     # windows, and the harness's sum of none is the number 0.
     return [(each or Terms()) if kind == _ROLLING else each[0] for each in found]
 
