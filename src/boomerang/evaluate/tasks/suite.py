@@ -42,7 +42,10 @@ class Average:
         return mean, stderr, sum(items for _, _, items in found)
 
 
-_CHOICES = "arc_easy arc_challenge boolq hellaswag openbookqa piqa winogrande race mmlu rte".split()
+_CHOICES = (
+    "arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa",
+    "piqa", "winogrande", "race", "mmlu", "rte",
+)  # fmt: skip
 
 AVERAGES = (
     Average("paper/classification", "acc", tuple((task, "acc,none") for task in _CHOICES)),
