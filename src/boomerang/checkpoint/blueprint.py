@@ -31,7 +31,7 @@ def open_for_counting(
 ) -> tuple[Pair, Pairing]:
     """A teacher and a student, whether or not their weights are there, and how they go together.
 
-    Of models on the hub no weights are downloaded.
+    No weights of hub models are downloaded.
 
     Args:
         teacher: A directory, a hub id, a `config.json` or a directory with one.
@@ -44,7 +44,7 @@ def open_for_counting(
     opened = open_teacher(teacher)
     directory = resolve(student, weights=False)
     pairing = pair_up(opened.directory, directory, keep)
-    # Of a teacher without weights all that is known is a file, its config.
+    # A teacher without weights is known by one file, its config.
     if opened.directory.is_dir() and _has_weights(student, directory):
         pair = Pair(opened, Checkpoint.open(directory), pairing.layers)
     else:
@@ -85,7 +85,7 @@ def open_teacher(teacher: str | Path) -> Checkpoint:
 
 
 def _has_weights(reference: str | Path, directory: Path) -> bool:
-    # A directory that lacks one of its files is broken, a part of a download is as good as none.
+    # A directory that lacks a file is broken; a partial download counts as none.
     is_local = Path(Reference.parse(reference).name).is_dir()
     return has_weights(directory) if is_local else has_all_weights(directory)
 
@@ -118,7 +118,7 @@ def student_of(teacher: Checkpoint, layers: LayerMap) -> Checkpoint:
     """A student that was cut from a teacher and trained: no weight is the teacher's any more.
 
     Raises:
-        LayerMapError: `layers` speaks of another number of layers.
+        LayerMapError: `layers` is for another number of layers.
         ConfigError: The config cannot be carried over.
     """
     if num_layers(teacher.config) != layers.num_layers:

@@ -156,7 +156,7 @@ def _follow_config(
     table, output = layout.token_table, layout.output_matrix
     if table is None or output is None or not says_tied(config):
         return layout
-    # Of other shapes they cannot be one: that is found where shapes are checked.
+    # Matrices of two shapes cannot be one: the check of shapes finds that.
     if tensors[table].shape != tensors[output].shape:
         return layout
     if not _equal(tensors[table], tensors[output]):

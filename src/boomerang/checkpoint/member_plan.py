@@ -84,7 +84,7 @@ class Pair:
         equal: Says whether two matrices of one shape and dtype are the same.
 
     Raises:
-        LayerMapError: They do not have the numbers of layers that `layers` speaks of.
+        LayerMapError: They do not have the numbers of layers that `layers` states.
         ArchitectureError: They are of different architecture, width or vocabulary.
         CheckpointError: A checkpoint contradicts itself.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Of each tensor so many stretches of so many numbers are compared, spread over it evenly.
+# How many stretches of how many numbers are compared in each tensor, spread over it evenly.
 _STRETCHES = 4
 _NUMBERS = 1024
 # And of so many matrices in a layer: one with hundreds of experts is not read through.
@@ -152,7 +152,7 @@ def _distance(ours: _Sample, theirs: _Sample) -> float | None:
     found = []
     for name, numbers in ours.items():
         a, b = numbers.astype(np.float64), theirs[name].astype(np.float64)
-        # Of both, so that a matrix of zeros is no division by zero and no layer is favoured.
+        # The mean of both scales favours no layer and copes with a matrix of zeros.
         scale = (np.square(a).sum() + np.square(b).sum()) / 2
         found.append(np.square(a - b).sum() / scale if scale else 0.0)
     value = float(np.mean(found))

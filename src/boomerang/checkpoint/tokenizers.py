@@ -80,7 +80,7 @@ def _read(data: bytes, directory: Path) -> _Tokenizer:
 def _vocabulary(model: Mapping[str, Any]) -> dict[str, Any]:
     vocabulary = model.get("vocab") or {}
     if isinstance(vocabulary, list):
-        # Of a unigram model: pairs of a token and its score, by number.
+        # A unigram model has pairs of a token and its score, by number.
         return {str(pair[0]): i for i, pair in enumerate(vocabulary)}
     return dict(vocabulary)
 

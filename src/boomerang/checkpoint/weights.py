@@ -25,7 +25,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: There are no safetensors weights, a header or the index is broken, or the
-            index speaks of files or tensors that are not there or lie outside the directory.
+            index names files or tensors that are missing or lie outside the directory.
     """
     if (directory / SINGLE).exists():
         return read_header(inside(directory, SINGLE))

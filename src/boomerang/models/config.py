@@ -2,9 +2,9 @@
 
 Each layer of a member keeps what the config said about the teacher layer it is or was cut from:
 lists with an entry per layer are sliced, lists of layer indices renumbered, thresholds counted
-again, and periodic rules written out where the format has a list for them. A key that speaks of
-layers in a way no rule here covers is refused, because a stale one means a wrong model that loads
-without a word.
+again, and periodic rules written out where the format has a list for them. A key that depends
+on layers in a way no rule here covers is refused: a stale key gives a wrong model that loads
+silently.
 
 Nothing here imports torch or transformers: a config is a dict, as `json.load` returns it.
 """
@@ -31,7 +31,7 @@ _POSITIONS = (
 )  # fmt: skip
 
 # Ten times the depth of DeepNet (1,000 layers, arXiv 2203.00555). No list and no module is made for
-# each layer of a config that speaks of more.
+# each layer of a config that states more.
 MAX_LAYERS = 10_000
 
 # One entry for each layer: position i takes the entry of its teacher layer.
@@ -121,7 +121,7 @@ def _gives_depth(config: Config) -> bool:
 
 
 def num_layers(config: Config) -> int:
-    """N, the number of layers a config speaks of.
+    """The number of layers, N, that a config states.
 
     Raises:
         ConfigError: The key is missing, no positive whole number up to `MAX_LAYERS`, or given
@@ -138,7 +138,7 @@ def num_layers(config: Config) -> int:
     assert isinstance(count, int)
     if count > MAX_LAYERS:
         raise ConfigError(
-            f"speaks of {_short(count)} layers; more than {MAX_LAYERS} are not supported",
+            f"states {_short(count)} layers; more than {MAX_LAYERS} are not supported",
             where="config.json",
         )
     return count
@@ -167,7 +167,7 @@ def member_config(teacher: Config, teacher_layers: Sequence[int], *, tied: bool)
         A new config with the teacher's keys; explicit lists replace periodic rules.
 
     Raises:
-        ConfigError: A key speaks of layers in a way that no rule covers; `where` names it.
+        ConfigError: A key depends on layers in a way that no rule covers; `where` names it.
     """
     total = num_layers(teacher)
     config = copy.deepcopy(teacher)

@@ -25,7 +25,7 @@ _KNOWN_DIMENSIONS = frozenset({
 })  # fmt: skip
 _DIMENSION = re.compile(r"head_dim|key_value_heads|kv_heads")
 
-# Of the heads that keep keys and values, most particular first.
+# The number of heads that keep keys and values: the most particular key first.
 _KEPT_HEADS = ("num_key_value_heads_per_layer", *GROUPS, "kv_n_heads")
 
 

@@ -1,9 +1,9 @@
-"""Embedding, layers and head, told apart by the names of the tensors in a checkpoint.
+"""Finds embedding, layers and head by the names of the tensors in a checkpoint.
 
 The layer stack is the numbered group with exactly as many numbers as the config has layers. What
-lies outside it is told by the word that follows the path it shares with the stack; a word that is
-in no list here is refused, for a tensor taken from the wrong model is a wrong model that loads
-without a word.
+lies outside is sorted by the word that follows the path it shares with the stack. A word that is in
+no list here is refused: a tensor taken from the wrong model gives a wrong model that loads
+silently.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _stack(
     missing = next((i for i in range(count) if i not in members), None)
     detail = f"layer {count} is one too many" if missing is None else f"layer {missing} is missing"
     raise ArchitectureError(
-        f"has no group of the {count} layers its config speaks of: in {largest}* {detail}",
+        f"has no group of the {count} layers its config states: in {largest}* {detail}",
         where=where,
     )
 

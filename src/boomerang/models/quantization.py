@@ -46,8 +46,8 @@ def renumbered(value: Any, layers: Sequence[int], total: int, key: str) -> Any:
         names no layer by its number is as it was.
 
     Raises:
-        ConfigError: A pattern speaks of layer numbers, or a number in a name may be none of a
-            layer's; `where` names the key.
+        ConfigError: A pattern contains layer numbers, or a number in a name may not be a layer's;
+            `where` names the key.
     """
     if list(layers) == list(range(total)):
         return value
@@ -56,7 +56,7 @@ def renumbered(value: Any, layers: Sequence[int], total: int, key: str) -> Any:
 
 
 def names_layers(value: Any) -> bool:
-    """Whether anything within speaks of layers by their numbers."""
+    """Whether a quantisation config, or a part of it, names layers by their numbers."""
     if isinstance(value, Mapping):
         return any(map(names_layers, (*value.keys(), *value.values())))
     if isinstance(value, list | tuple):
@@ -101,7 +101,7 @@ def _name(name: str, positions: Mapping[int, int], key: str) -> str | None:
     """A name at its new position; None where its layer is left out."""
     if _is_numbered_pattern(name):
         raise ConfigError(
-            f"has the pattern {name!r:.80}, which speaks of layer numbers",
+            f"has the pattern {name!r:.80}, which contains layer numbers",
             where=key,
             fix="list the names of the modules instead",
         )
