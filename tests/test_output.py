@@ -423,6 +423,16 @@ def test_a_disk_that_takes_no_more_is_one_line_and_what_was_there_stays(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_what_the_system_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def app(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "there")
+
+    monkeypatch.setattr("boomerang.cli.app", app)
+    assert refused(capsys, monkeypatch, "sizes") == "boomerang: there: Permission denied"
+
+
 def test_temporary_files_of_killed_runs_go_and_those_of_running_ones_stay(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
-    """The untrained student, in memory and over the teacher's own tensors.
+    """Returns the untrained student, in memory, sharing the teacher's tensors.
 
     Student layer i is teacher layer `layers.kept[i]`; embedding, final norm and head are the
     teacher's (arXiv 2510.05064, section 3.1). The teacher is left as it is.
 
     Raises:
-        LayerMapError: `layers` speaks of another number of layers than the teacher has.
+        LayerMapError: `layers` is for another number of layers than the teacher has.
         ConfigError, ArchitectureError: The architecture is not supported.
     """
     from .models.probe import check_layers_can_move
@@ -39,7 +39,7 @@ def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
 
 
 def random_like(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A model of the same config and dtype with freshly initialised weights.
+    """Returns a model of the same config and dtype with randomly initialised weights.
 
     The paper's control: a student that never saw the teacher's weights (arXiv 2510.05064,
     section 4).
@@ -116,5 +116,5 @@ def _check_depth(config: dict[str, Any], layers: LayerMap) -> None:
     depth = num_layers(config)
     if depth != layers.num_layers:
         raise LayerMapError(
-            f"the kept layers are of {layers.num_layers} layers and the teacher has {depth}"
+            f"the kept layers are for {layers.num_layers} layers and the teacher has {depth}"
         )

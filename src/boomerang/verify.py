@@ -1,4 +1,4 @@
-"""Whether a built member is the model its plan says, when it is loaded as a user would."""
+"""Compares a built member, loaded as a user would load it, with the same member in memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Verification:
         tensors: How many tensors were compared bit by bit.
         tokens: How many greedy tokens were compared.
         largest: The largest difference of a logit.
-        allowed: As much of it as rounding explains: `rounding_bound`.
+        allowed: The largest difference that rounding explains: `rounding_bound`.
         difference: The first thing that differs, in words; None when nothing does.
     """
 
@@ -116,7 +116,7 @@ def compare(built: PreTrainedModel, family: Family, record: Record) -> Verificat
     allowed = rounding_bound(built, member.num_layers, theirs)
     if difference is None and not ours.isfinite().all():
         difference = "its logits are not finite (NaN or infinite)"
-    # The other way round a difference that is not a number would pass.
+    # Written this way round, because NaN would pass `largest > allowed`.
     if difference is None and not largest <= allowed:
         difference = f"logits differ by up to {largest:g}, by rounding at most {allowed:g}"
     tokens = 0
@@ -128,7 +128,7 @@ def compare(built: PreTrainedModel, family: Family, record: Record) -> Verificat
 
 
 def rounding_bound(model: PreTrainedModel, num_layers: int, logits: torch.Tensor) -> float:
-    """How far the logits of two models of the same numbers may lie apart.
+    """Returns how far the logits of two models with equal weights may differ.
 
     A result after n roundings in another order differs by about sqrt(n) units of rounding, not n,
     for the errors are as good as independent (Higham and Mary, A New Approach to Probabilistic
@@ -144,7 +144,7 @@ def rounding_bound(model: PreTrainedModel, num_layers: int, logits: torch.Tensor
     Returns:
         sqrt(n) units of rounding, times the largest finite logit.
     """
-    # The coarser one: some models compute in 16 bits and give logits of 32.
+    # The coarser one, because some models compute in 16 bits and return logits in 32.
     unit = max(torch.finfo(dtype).eps for dtype in (model.dtype, logits.dtype)) / 2
     table: Any = model.get_input_embeddings()
     terms = 1 if unit > torch.finfo(torch.float32).eps else table.weight.shape[-1]
@@ -157,10 +157,10 @@ def rounding_bound(model: PreTrainedModel, num_layers: int, logits: torch.Tensor
 def _compare_greedy(
     built: PreTrainedModel, expected: PreTrainedModel, ids: torch.Tensor, allowed: float
 ) -> tuple[int, bool]:
-    """How many greedy tokens were compared, and whether none differs but at a tie.
+    """Returns how many greedy tokens were compared, and whether they differ at most at a tie.
 
-    Each of the two scores may be off by what is allowed, so that a tie is within twice of it. After
-    one the texts are different ones, and no more is compared.
+    Each of two scores may be off by `allowed`, so a tie lies within twice of it. After a tie the
+    texts differ, and the comparison ends.
     """
     ours, scores = _greedy(built, ids)
     theirs, _ = _greedy(expected, ids)
@@ -184,7 +184,7 @@ def _compare_tensors(built: PreTrainedModel, expected: PreTrainedModel) -> tuple
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors are one bit pattern, in which a NaN equals itself."""
+    """Whether two tensors have equal bits; a NaN equals itself."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     # A number without dimensions has no last one to cut into bytes.

@@ -28,10 +28,10 @@ _CITATION = """@inproceedings{kangaslahti2026boomerang,
 
 
 def licence(directory: Path) -> dict[str, str]:
-    """What a checkpoint's own card says about its licence; nothing where it has no readable card.
+    """Returns the licence keys of a checkpoint's own card; empty without a readable card.
 
     Raises:
-        CheckpointError: It names a licence by what is no text.
+        CheckpointError: The licence is not Unicode text.
     """
     try:
         path = inside(directory, "README.md")
@@ -42,11 +42,11 @@ def licence(directory: Path) -> dict[str, str]:
     lines = text.splitlines()
     if not lines or lines[0].strip() != "---" or "---" not in lines[1:]:
         return {}
-    # Imported here: most checkpoints of one's own have no card.
+    # Imported here, because most local checkpoints have no card.
     import yaml
 
     try:
-        # Not loaded: YAML's merges can be made to multiply, and its values can be of any kind.
+        # Not loaded, because merges in a hostile card can expand without limit.
         front = yaml.compose("\n".join(lines[1 : lines.index("---", 1)]), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         return {}
@@ -142,14 +142,14 @@ def _front_matter(licence: dict[str, str], teacher: Identity, student: Identity)
 
 
 def _spell(who: Identity) -> str:
-    # A card is read by strangers: of a directory of one's own it gives the name alone.
+    # Cards are public, so a local directory is given by its name alone.
     if Path(who.id).is_absolute():
         return f"`{Path(who.id).name}`, a local checkpoint"
     return f"`{who.id}`" if who.revision is None else f"`{who.id}` at `{who.revision}`"
 
 
 def licence_text(licence: dict[str, str]) -> str:
-    """What a card says of the terms of a model made from a teacher, by the teacher's own card."""
+    """Returns the licence section of a model made from a teacher with this licence."""
     if not licence:
         return (
             "The teacher's card names no licence; the teacher's terms apply to this model as well."

@@ -8,10 +8,10 @@ from ..errors import OutputError
 
 
 def check_repository(repository: str) -> None:
-    """Refuse what can be no repository on the hub, before anything is built for it.
+    """Refuse an invalid repository name before anything is built.
 
     Raises:
-        OutputError: It is no `name` or `owner/name` that the hub allows.
+        OutputError: It is not a `name` or `owner/name` that the hub allows.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -20,17 +20,17 @@ def check_repository(repository: str) -> None:
         validate_repo_id(repository)
     except HFValidationError:
         raise OutputError(
-            "can be no repository on the hub",
+            "is not a valid repository name",
             where=repr(repository),
             fix="name it as owner/name, each of at most 96 letters, digits, '-', '_' and '.'",
         ) from None
 
 
 def push(directory: Path, repository: str) -> None:
-    """Upload a built member to the hub, into a repository that is made if it is not there.
+    """Upload a built member to the hub; the repository is created if it does not exist.
 
     Raises:
-        OutputError: The hub does not take it.
+        OutputError: The upload failed.
     """
     from huggingface_hub import HfApi
 
@@ -38,7 +38,7 @@ def push(directory: Path, repository: str) -> None:
     try:
         api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=directory)
-    except Exception as error:  # also whatever the HTTP client of the day raises when offline
+    except Exception as error:  # HTTP clients have errors of their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OutputError(
             f"could not be uploaded ({reason})",

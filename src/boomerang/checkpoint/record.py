@@ -1,4 +1,4 @@
-"""`boomerang.json`: what a member was made of, so that it can be made again and checked."""
+"""`boomerang.json`: what a member was made of, to build it again and to verify it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def record_content(
     dtype: str | None,
     max_shard_size: int,
 ) -> dict[str, Any]:
-    """What `boomerang.json` says of a member.
+    """Returns the content of a member's `boomerang.json`.
 
     Args:
         plan: The member.
@@ -114,7 +114,7 @@ def read_record(directory: Path) -> Record:
             fingerprints=(content["teacher"]["fingerprint"], content["student"]["fingerprint"]),
         )
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"is not as it was written ({error!r})", where=path) from None
+        raise CheckpointError(f"has a missing or wrong entry ({error!r})", where=path) from None
 
 
 def _reference(identity: dict[str, str | None]) -> str:
