@@ -74,7 +74,7 @@ def one_chart(rows: Sequence[Row], *, task: str | None = None, metric: str) -> C
         metric: The metric.
 
     Raises:
-        ResultsError: No such rows, or several tasks and none named.
+        ResultsError: There are no rows of them, or several tasks and none named.
     """
     rows = shown(rows)
     task = only_task(rows) if task is None else task

@@ -192,6 +192,8 @@ def _draw_line(
     axes: Axes, line: Line, axis: SizeAxis, known: Sequence[tuple[float, Point]], *, page: bool
 ) -> None:
     errors = [point.stderr or 0.0 for _, point in known]
+    # Marks on the page are small: without an edge a cross looks like a square.
+    edge = {"markersize": 8, "markeredgecolor": "white"} if page else {"markersize": 6}
     drawn = axes.errorbar(
         [x for x, _ in known],
         [point.value for _, point in known],
@@ -199,7 +201,7 @@ def _draw_line(
         color=line.style.light,
         linestyle=line.style.dash if line.connected else "none",
         marker=line.style.marker,
-        markersize=6,
+        **edge,
         linewidth=2,
         elinewidth=1,
         capsize=0 if page else 3,

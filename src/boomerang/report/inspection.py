@@ -9,7 +9,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..errors import OutputError
@@ -17,6 +16,7 @@ from ..layers import LayerMap
 from ..orders.inspection import Inspection, Patched
 from ..orders.similarity import Similarity
 from .figure import save_picture
+from .table import plain_table
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _RC: Any = {"font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "boomerang"}
@@ -35,7 +35,7 @@ def inspection_tables(inspection: Inspection) -> list[Table]:
 
 
 def _teacher(inspection: Inspection) -> Table:
-    table = _table("Each teacher layer: the state before it against the state after it")
+    table = plain_table("Each teacher layer: the state before it against the state after it")
     for heading in ("layer", "cosine", "relative squared error", "keep"):
         table.add_column(heading, justify="right")
     for layer, (cosine, error) in enumerate(inspection.teacher.of_pairs()):
@@ -46,7 +46,7 @@ def _teacher(inspection: Inspection) -> Table:
 
 def _student(inspection: Inspection) -> Table:
     assert inspection.student is not None
-    table = _table(
+    table = plain_table(
         "Each student layer: its output against its block's, and what patching it alone does"
     )
     headings = ("layer", "block", "cosine", "relative squared error", "perplexity", "KL to teacher")
@@ -65,7 +65,7 @@ def _student(inspection: Inspection) -> Table:
 
 
 def _orders(inspection: Inspection) -> Table:
-    table = _table("Members along each order")
+    table = plain_table("Members along each order")
     for heading in ("order", "patch", "layers", "perplexity", "KL to teacher"):
         table.add_column(heading, justify="right")
     for patched in inspection.orders:
@@ -78,17 +78,6 @@ def _orders(inspection: Inspection) -> Table:
 
 def _prediction(patched: Patched) -> tuple[str, str]:
     return f"{patched.prediction.perplexity:.2f}", f"{patched.prediction.kl:.4f}"
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-        show_edge=False,
-    )
 
 
 def save_heatmap(inspection: Inspection, path: str | Path) -> Path:

@@ -269,7 +269,7 @@ def curves(
         metric: The metric.
 
     Raises:
-        ResultsError: No such rows, or several tasks and none named.
+        ResultsError: There are no rows of them, or several tasks and none named.
     """
     task = only_task(rows) if task is None else task
     chosen = [row for row in rows if row.measure == (task, metric)]

@@ -33,7 +33,7 @@ def label(metric: str) -> str:
 
 
 def lower_is_better(metric: str) -> bool | None:
-    """Which way a metric is better; None where its name does not tell."""
+    """Which way a metric is better; None where its name does not say."""
     name = metric.partition(",")[0]
     if name in _LOWER or name.endswith("perplexity"):
         return True
@@ -42,7 +42,7 @@ def lower_is_better(metric: str) -> bool | None:
 
 
 def better(metric: str) -> str:
-    """Which way a metric is better, in words; empty where its name does not tell."""
+    """Which way a metric is better, in words; empty where its name does not say."""
     return {True: "lower is better", False: "higher is better", None: ""}[lower_is_better(metric)]
 
 

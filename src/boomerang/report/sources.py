@@ -29,12 +29,12 @@ class ResultSet:
     """One results directory.
 
     Args:
-        name: What tells it from the others of the report.
+        name: Its name in the report, different from all others.
         path: The directory or file it was read from.
         rows: The rows that hold.
         provenance: What its `family.json` says, if it is of the family in the rows; else None.
-        missing: What the report cannot show for want of it, and what in it cannot be compared
-            with the first set of the report, in sentences.
+        missing: What the report cannot show, and what cannot be compared with the report's
+            first set, in sentences.
         settings: What its `evaluation.json` says, or nothing.
     """
 
@@ -150,7 +150,7 @@ def _settings(path: Path) -> dict[str, Any] | None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """The last parts of the paths, as many as make them differ."""
     places = [path.parent if path.suffix == ".jsonl" else path for path in paths]
     for depth in range(1, max(len(place.parts) for place in places) + 1):
         names = ["/".join(place.parts[-depth:]) for place in places]

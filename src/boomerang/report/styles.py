@@ -1,4 +1,4 @@
-"""What tells lines apart: colour, dashes and marker, the same on paper and on the page."""
+"""How lines differ: colour, dashes and marker, the same on paper and on the page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Style:
     marker: str
 
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; line and marker differ as well.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; line and marker differ too.
 _BLUE, _GREEN, _SKY = ("#0072B2", "#4DA9E4"), ("#009E73", "#2FC39A"), ("#56B4E9", "#A5D8F7")
 _RED, _PINK, _ORANGE = ("#D55E00", "#F58A47"), ("#CC79A7", "#E29CC3"), ("#E69F00", "#F2BC48")
 _BLACK, _GREY = ("#222222", "#E8E8E8"), ("#777777", "#A8A8A8")

@@ -131,7 +131,16 @@ def swatch(line: Line) -> Markup:
         look: Any = {"color": line.style.light, "linewidth": 2, "linestyle": line.style.dash}
         if line.connected:
             figure.add_artist(Line2D([0.02, 0.98], [0.5, 0.5], **look))
-        figure.add_artist(Line2D([0.5], [0.5], marker=line.style.marker, markersize=7, **look))
+        figure.add_artist(
+            Line2D(
+                [0.5],
+                [0.5],
+                marker=line.style.marker,
+                markersize=9,
+                markeredgecolor="white",
+                **look,
+            )
+        )
         return _markup(figure, f"s{line.index}", {})
 
 

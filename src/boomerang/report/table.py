@@ -17,6 +17,22 @@ from .sources import shown
 # As many as fit into 80 columns beside the member.
 _MEASURES = 4
 
+_CAPTION = f"± one standard error; ~ a change of less than {NOISE} paired standard errors"
+
+
+def plain_table(title: str | Text | None = None, caption: str | None = None) -> Table:
+    """A table without frames, as all of this package's."""
+    return Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+        show_edge=False,
+    )
+
 
 def member_tables(rows: Sequence[Row], *, task: str | None = None) -> list[Table]:
     """One table for each curve of the family, the baselines beside it.
@@ -82,14 +98,9 @@ def _member_table(
     line: Curve, task: str, values: dict[tuple[object, ...], Row], baselines: Sequence[Curve]
 ) -> Table:
     order = line.rows[0].order
-    table = Table(
-        title=Text(f"{line.name} on {task}" + (f", patched {order}" if order else "")),
-        caption=f"± one standard error; ~ a change of less than {NOISE} paired standard errors",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-        show_edge=False,
+    table = plain_table(
+        Text(f"{line.name} on {task}" + (f", patched {order}" if order else "")),
+        _CAPTION,
     )
     # Two baselines and the bytes do not fit into 80 columns together.
     sizes = ["params", "bytes"] if len(baselines) < 2 else ["params"]
@@ -184,14 +195,9 @@ def _measures(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def _task_table(rows: Sequence[Row], measures: Sequence[tuple[str, str]]) -> Table:
     first = rows[0]
-    table = Table(
-        title=Text(first.series + (f", patched {first.order}" if first.order else "")),
-        caption=f"± one standard error; ~ a change of less than {NOISE} paired standard errors",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-        show_edge=False,
+    table = plain_table(
+        Text(first.series + (f", patched {first.order}" if first.order else "")),
+        _CAPTION,
     )
     for heading in ("patch", "layers"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -227,7 +233,7 @@ def model_table(rows: Sequence[Row]) -> Table:
         rows: Rows of models that stand alone; of a metric measured twice the last value is shown.
     """
     measures = list(dict.fromkeys(row.measure for row in rows))
-    table = Table(box=SIMPLE_HEAD, padding=0, collapse_padding=True, show_edge=False)
+    table = plain_table()
     table.add_column("method")
     for heading in ("layers", "params", "bytes", *(f"{m} {t}" for t, m in measures)):
         table.add_column(Text(heading), justify="right")

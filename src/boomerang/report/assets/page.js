@@ -48,12 +48,12 @@ function circle(point, name, radius) {
   mark.setAttribute("r", radius);
   point.before(mark);
 }
-function forget() {
+function hideTip() {
   tip.hidden = true;
   all(".near").forEach((mark) => mark.remove());
 }
-function tell(chart, points, index) {
-  forget();
+function showTip(chart, points, index) {
+  hideTip();
   const point = points[index];
   circle(point, "near", 12);
   const [heading, ...lines] = data.charts[chart.dataset.chart][point.dataset.p];
@@ -80,23 +80,23 @@ charts.forEach((chart, number) => {
   chart.setAttribute("tabindex", "0");
   const show = (event) => {
     at = nearest(chart, drawn[number], event);
-    if (at < 0) forget(); else tell(chart, drawn[number], at);
+    if (at < 0) hideTip(); else showTip(chart, drawn[number], at);
   };
   chart.addEventListener("pointermove", show);
   chart.addEventListener("pointerdown", show);
-  chart.addEventListener("pointerleave", forget);
-  chart.addEventListener("blur", forget);
+  chart.addEventListener("pointerleave", hideTip);
+  chart.addEventListener("blur", hideTip);
   chart.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") return forget();
+    if (event.key === "Escape") return hideTip();
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
     const points = drawn[number];
     at = at < 0 && step < 0 ? points.length - 1 : (at + step + points.length) % points.length;
-    tell(chart, points, at);
+    showTip(chart, points, at);
   });
 });
-addEventListener("scroll", forget, { passive: true });
+addEventListener("scroll", hideTip, { passive: true });
 
 showUnit(units.find((input) => input.checked).value);
 
