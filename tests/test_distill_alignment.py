@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boomerang.distill import alignment
-from boomerang.distill.alignment import alignment_sum
+from boomerang.distill import losses
+from boomerang.distill.losses import alignment_sum
 from tensor_sizes import Sizes
 
 DISTANCES = ["cosine", "relative_squared_error"]
@@ -33,7 +33,7 @@ def states(rows: int = 3, length: int = 7, width: int = 16) -> tuple[Tensor, Ten
 @pytest.fixture(params=[False, True], ids=["whole", "in parts"])
 def _parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param:
-        monkeypatch.setattr(alignment, "_SMALLEST_PART", 1)
+        monkeypatch.setattr(losses, "_SMALLEST_PART", 1)
 
 
 @pytest.mark.usefixtures("_parts")
@@ -86,7 +86,7 @@ def test_states_in_bf16_are_measured_in_fp32(distance: Any) -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_no_copy_of_a_state_is_made_or_kept(distance: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "_SMALLEST_PART", 1)
+    monkeypatch.setattr(losses, "_SMALLEST_PART", 1)
     a, b = (x.detach().bfloat16() for x in states(4, 40, 64))
     a.requires_grad_()
     kept: list[int] = []

@@ -16,8 +16,6 @@ from transformers import TrainingArguments
 
 from boomerang import Family, build
 from boomerang.distill.callbacks import describe
-from boomerang.distill.guard import CollateNumbered
-from boomerang.distill.held_out import EvenRows, without_fillers
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Loss, Recipe
 from boomerang.distill.run import training_arguments
@@ -72,23 +70,21 @@ def test_members_are_measured_in_place(tmp_path: Path, loss: Loss) -> None:
     assert f"eval_perplexity {logged['eval_perplexity']:.3f}  patch 1 " in shown
 
 
-def test_fillers_are_not_measured(tmp_path: Path) -> None:
-    """Rows in batches of which the last, in two of three processes, has none."""
+def test_every_process_has_as_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five rows in batches of three: the last of three processes runs one that does not count."""
     trainer = trained(tmp_path, Loss())
     rows = rows_of((9, 16, 4, 12, 7))
-    even = EvenRows(rows, 9)
-    assert len(even) == 9
-    counted = []
-    for begin in range(0, 9, 3):
-        batch = CollateNumbered(collate)([even[i] for i in range(begin, begin + 3)])
-        batch, count = without_fillers(batch, len(rows))
-        assert "row" not in batch
-        counted.append((len(batch["input_ids"]), count))
-    assert counted == [(3, 1), (2, 1), (3, 0)]
-    # 4 rows in batches of 3, and one batch of all.
     logged = trainer.evaluate()
+    # 4 rows in batches of 3, and one batch of all.
     trainer.args.per_device_eval_batch_size = 4
     assert trainer.evaluate() == pytest.approx(logged, rel=1e-5)
+    trainer.args.per_device_eval_batch_size = 3
+    seen = []
+    monkeypatch.setattr(TrainingArguments, "world_size", 3)
+    for process in range(3):
+        monkeypatch.setattr(TrainingArguments, "process_index", process)
+        seen += [(len(b["input_ids"]), count) for b, count in trainer._held_out_batches(rows)]
+    assert seen == [(3, 1), (2, 1), (1, 0)]
 
 
 def test_held_out_rows_are_measured_every_tenth_of_a_run() -> None:

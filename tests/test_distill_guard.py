@@ -124,7 +124,11 @@ def test_an_untrained_student_makes_no_checkpoint(tmp_path: Path, spoil: Any) ->
 
 def test_the_guard_names_the_first_bad_batch_and_not_too_many_rows() -> None:
     guard = StepGuard()
-    batches = [{"row": torch.arange(0, 2)}, {"row": torch.arange(2, 40)}, {}]
+    batches = [
+        {"row": torch.arange(0, 2)},
+        {"row": torch.arange(2, 40)},
+        {"row": torch.tensor([40])},
+    ]
     guard.begin(batches)
     assert batches == [{}, {}, {}]
     for loss in (1.0, float("-inf"), float("nan")):

@@ -16,7 +16,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from boomerang.distill.callbacks import ShowProgress
 from boomerang.distill.flops import Matrices, flops_per_token, forward_flops_per_token
 from boomerang.distill.module import DistillModule
-from boomerang.distill.preflight import ModelSize, Plan
+from boomerang.distill.preflight import ModelSize, Preflight
 from boomerang.distill.recipe import Loss
 from test_distill_checkpoints import trainer_in
 from tiny_models import tiny_model, tiny_pair
@@ -44,7 +44,7 @@ def test_a_pass_takes_what_is_counted(name: str, tied: bool | None) -> None:
     assert counter.get_total_flops() == pytest.approx(32 * expected, rel=1e-3)
 
 
-def test_a_plan_counts_the_run() -> None:
+def test_the_preflight_counts_the_run() -> None:
     teacher, student, layers = tiny_pair("qwen3", True)
     module = DistillModule(teacher, student, layers, Loss(), freeze=["embedding"])
     size = ModelSize.of(student)
@@ -53,7 +53,7 @@ def test_a_plan_counts_the_run() -> None:
     assert size.trained == size.parameters - table.numel()
     # A tied matrix is no lookup alone.
     assert size.matrices.parameters == size.parameters
-    plan = Plan(size, ModelSize.of(module.teacher), (4, 3, 2), 16, 10, {"weights": 2**30})
+    plan = Preflight(size, ModelSize.of(module.teacher), (4, 3, 2), 16, 10, {"weights": 2**30})
     assert plan.tokens == 4 * 3 * 2 * 16
     text = io.StringIO()
     Console(file=text, width=200).print(plan.table())
@@ -89,7 +89,7 @@ def test_the_time_that_is_left_is_measured_after_the_warm_up(
 
 def test_what_memory_is_said_to_take_is_taken(tmp_path: Path) -> None:
     trainer = trainer_in(tmp_path, max_steps=1, save_strategy="no")
-    plan = Plan.of(trainer.module, trainer.args, 16, 1)
+    plan = Preflight.of(trainer.module, trainer.args, 16, 1)
     trainer.train()
     module = trainer.module
     models = (module.student, module.teacher)

@@ -1,4 +1,4 @@
-"""Training in several processes, divided or not, equals training in one.
+"""Training in several processes, sharded or not, equals training in one.
 
 Starting processes takes seconds: two of them run everything there is to compare, once.
 """
@@ -111,7 +111,7 @@ def test_two_processes_train_as_one_does(one: Outcome, two: dict[str, Outcome]) 
     assert {"ce", "ce_switch", "ce_mirror", "eval_perplexity_patch_2", "grad_norm"} <= names
     pairs = set(zip(*(map(bool, targets) for targets in two["two"]["targets"]), strict=True))
     assert {(True, False), (False, True)} & pairs
-    assert not two["two"]["divided"]
+    assert not two["two"]["sharded"]
 
 
 def test_a_run_goes_on_in_more_or_fewer_processes(
@@ -122,26 +122,26 @@ def test_a_run_goes_on_in_more_or_fewer_processes(
     assert_equal(fewer, one)
 
 
-def test_divided_models_train_as_whole_ones_do(one: Outcome, two: dict[str, Outcome]) -> None:
-    assert_equal(two["divided"], one)
-    assert two["divided"]["divided"]
+def test_sharded_models_train_as_whole_ones_do(one: Outcome, two: dict[str, Outcome]) -> None:
+    assert_equal(two["sharded"], one)
+    assert two["sharded"]["sharded"]
     # 97 rows of the embedding are not even.
-    assert 0.49 < two["divided"]["share"] < 0.52
-    assert not one["divided"] and one["share"] == 1
+    assert 0.49 < two["sharded"]["share"] < 0.52
+    assert not one["sharded"] and one["share"] == 1
 
 
-def test_divided_models_with_frozen_parts_and_activation_checkpointing(
+def test_sharded_models_with_frozen_parts_and_activation_checkpointing(
     directory: Path, two: dict[str, Outcome]
 ) -> None:
     frozen = trainer_in(directory / "whole", name="llama", freeze=("embedding", "head"))
-    assert_equal(two["divided, frozen"], outcome(frozen))
+    assert_equal(two["sharded, frozen"], outcome(frozen))
 
 
-def test_a_divided_run_goes_on(one: Outcome, two: dict[str, Outcome]) -> None:
-    assert_equal(two["divided, then again"], one)
-    # Also where it was not divided before.
-    assert_equal(two["one, then divided"], one)
-    assert two["one, then divided"]["divided"]
+def test_a_sharded_run_goes_on(one: Outcome, two: dict[str, Outcome]) -> None:
+    assert_equal(two["sharded, then again"], one)
+    # Also where it was not sharded before.
+    assert_equal(two["one, then sharded"], one)
+    assert two["one, then sharded"]["sharded"]
 
 
 def test_the_state_of_a_sharded_optimizer_is_for_any_number_of_processes(
@@ -154,7 +154,7 @@ def test_the_state_of_a_sharded_optimizer_is_for_any_number_of_processes(
         trainer._load_optimizer_and_scheduler(str(directory / name / "checkpoint-1"))
         return trainer.optimizer.state_dict()["state"]
 
-    found, whole = state("divided"), state("one")
+    found, whole = state("sharded"), state("one")
     # Where nothing was trained yet there is no state.
     assert found.keys() == whole.keys()
     count = len(list(trainer_in(directory / "unused").module.parameters()))
@@ -165,8 +165,8 @@ def test_the_state_of_a_sharded_optimizer_is_for_any_number_of_processes(
             torch.testing.assert_close(found[number][name], value, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "tied"), [("divided", True), ("frozen", False)])
-def test_checkpoints_of_divided_students_are_plain_ones(
+@pytest.mark.parametrize(("name", "tied"), [("sharded", True), ("frozen", False)])
+def test_checkpoints_of_sharded_students_are_plain_ones(
     directory: Path, two: dict[str, Outcome], name: str, tied: bool
 ) -> None:
     checkpoint = directory / name / f"checkpoint-{STEPS}"
@@ -176,12 +176,12 @@ def test_checkpoints_of_divided_students_are_plain_ones(
     assert config["architectures"] == ["Qwen3ForCausalLM" if tied else "LlamaForCausalLM"]
     assert config["tie_word_embeddings"] == tied
     saved = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
-    weights = two["divided" if tied else "divided, frozen"]["weights"]
+    weights = two["sharded" if tied else "sharded, frozen"]["weights"]
     assert saved.keys() == weights.keys()
     assert all(torch.equal(saved[key], weights[key]) for key in saved)
 
 
-def test_the_command_in_two_divided_processes(
+def test_the_command_in_two_sharded_processes(
     directory: Path,
     two: dict[str, Outcome],
     printed: subprocess.CompletedProcess[str],
@@ -207,7 +207,7 @@ def test_the_command_in_two_divided_processes(
     assert_equal_logs(*logs)
     assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()}
 
-    # Interrupted before the last step, it goes on in one process, which divides nothing.
+    # Interrupted before the last step, it goes on in one process, which shards nothing.
     fewer = shutil.copytree(out, directory / "fewer, by command")
     for name in ("config.json", "model.safetensors"):
         (fewer / name).unlink()
@@ -246,15 +246,13 @@ def test_how_a_step_is_split_makes_no_other_run(recipe: dict[str, Any]) -> None:
 def test_sharding_that_cannot_be_had_is_refused(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    divided = Recipe.parse(recipe | {"shard": True, "out": str(tmp_path / "out")})
+    sharded = Recipe.parse(recipe | {"shard": True, "out": str(tmp_path / "out")})
     with pytest.raises(RecipeError, match=r"shard: needs several processes.*torchrun"):
-        boomerang.distill(divided)
+        boomerang.distill(sharded)
     assert not (tmp_path / "out").exists()
 
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     trainer = trainer_in(tmp_path)
-    with pytest.raises(RecipeError, match="shard: is not in force: the student's model"):
-        sharding.check_in_force(trainer.module)
     # There is no process group here, as with a backend that cannot do it.
     with pytest.raises(RecipeError, match="shard: cannot be done on cpu"):
         sharding.shard(trainer.module, args)

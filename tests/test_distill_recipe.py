@@ -206,10 +206,6 @@ def test_overrides_reach_nested_keys_and_read_numbers_as_people_do(tmp_path: Pat
     [
         ("max_steps", 0),
         ("max_steps", -5),
-        ("learning_rate", -1.0),
-        ("learning_rate", float("nan")),
-        ("adam_beta1", 2.0),
-        ("dataloader_num_workers", -1),
         ("save_steps", 0),
         ("eval_steps", 0),
         ("per_device_train_batch_size", 0),

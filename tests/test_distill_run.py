@@ -251,23 +251,13 @@ def test_what_trainer_refuses_is_named_and_leaves_no_output(
         ({"optim": "sgd", "optim_args": "momentum"}, "unpack"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
         ({"lr_scheduler_kwargs": {"frequency": 2}}, "frequency"),
-        # Only asked for when the warm-up is over.
-        ({"lr_scheduler_kwargs": {"num_cycles": "two"}}, "str|sequence"),
         ({"torch_compile": True, "torch_compile_backend": "inductr"}, "INDUCTR"),
         ({"dataloader_persistent_workers": True}, "num_workers"),
         ({"dataloader_drop_last": True, "per_device_train_batch_size": 5000}, "fill a batch"),
         ({"metric_for_best_model": "eval_perplexty"}, r"not measured; did you mean perplexity\?"),
-        (
-            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"reentrant": False}},
-            "reentrant",
-        ),
-        (
-            {
-                "gradient_checkpointing": True,
-                "gradient_checkpointing_kwargs": {"every_n_layers": "2"},
-            },
-            "str",
-        ),
+        ({"learning_rate": -1.0}, "Invalid learning rate"),
+        ({"adam_beta1": 2.0}, "Invalid beta"),
+        ({"dataloader_num_workers": -1}, "num_workers"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -17,7 +17,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import boomerang
-from boomerang.distill.checkpointing import last_checkpoint
+from boomerang.distill.checkpoints import last_checkpoint
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Loss, Recipe
 from boomerang.distill.signals import StopOnSignal

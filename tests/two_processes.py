@@ -30,7 +30,7 @@ HELD_OUT = rows_of((7, 16, 5))
 SEED = 9
 
 
-def trainer_in(out: Path, *, divided: bool = False, **options: Any) -> DistillTrainer:
+def trainer_in(out: Path, *, sharded: bool = False, **options: Any) -> DistillTrainer:
     """Four steps of four rows, however many processes there are."""
     name = options.pop("name", "qwen3")
     freeze = options.pop("freeze", ())
@@ -72,7 +72,7 @@ def trainer_in(out: Path, *, divided: bool = False, **options: Any) -> DistillTr
         "dataloader_pin_memory": False,
     }
     args = TrainingArguments(**(fields | options))
-    if divided:
+    if sharded:
         shard(module, args)
     return DistillTrainer(module, args, ROWS, HELD_OUT, members={1: (3,), 2: (2, 3)})
 
@@ -90,7 +90,7 @@ def outcome(trainer: DistillTrainer, checkpoint: Path | None = None) -> dict[str
         "weights": trainer.student_weights() or student.state_dict(),
         "logs": trainer.state.log_history,
         "targets": [targets] if trainer.args.world_size == 1 else gathered(targets),
-        "divided": all(isinstance(parameter, DTensor) for parameter in parameters),
+        "sharded": all(isinstance(parameter, DTensor) for parameter in parameters),
         "share": sum(local(p).numel() for p in parameters) / sum(p.numel() for p in parameters),
     }
 
@@ -106,17 +106,17 @@ def main(out: Path) -> None:
     results = {
         "two": outcome(trainer_in(out / "two")),
         "one, then two": outcome(trainer_in(out / "again"), out / "one/checkpoint-1"),
-        "divided": outcome(trainer_in(out / "divided", divided=True)),
-        "divided, then again": outcome(
-            trainer_in(out / "divided-again", divided=True), out / "divided/checkpoint-1"
+        "sharded": outcome(trainer_in(out / "sharded", sharded=True)),
+        "sharded, then again": outcome(
+            trainer_in(out / "sharded-again", sharded=True), out / "sharded/checkpoint-1"
         ),
-        "one, then divided": outcome(
-            trainer_in(out / "one-divided", divided=True), out / "one/checkpoint-1"
+        "one, then sharded": outcome(
+            trainer_in(out / "one-sharded", sharded=True), out / "one/checkpoint-1"
         ),
-        "divided, frozen": outcome(
+        "sharded, frozen": outcome(
             trainer_in(
                 out / "frozen",
-                divided=True,
+                sharded=True,
                 name="llama",
                 freeze=("embedding", "head"),
                 recompute=True,

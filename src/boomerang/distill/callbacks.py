@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..checkpoint.output import write_text
 
 if TYPE_CHECKING:
-    from .preflight import Plan
+    from .preflight import Preflight
 
 # Loss terms of the display, in this order; the log file has all of them.
 _SHOWN = ("loss", "ce", "kl", "alignment", "eval_loss", "eval_ce", "eval_perplexity")
@@ -72,15 +72,15 @@ def _stays(entry: dict[str, Any], state: TrainerState) -> bool:
     return entry["step"] <= state.global_step and "train_runtime" not in entry
 
 
-class ShowPlan(TrainerCallback):
+class ShowPreflight(TrainerCallback):
     """Says what is going to happen, on standard error, before the first step.
 
     Args:
-        make: Makes the plan from the number of steps.
+        make: Makes it from the number of steps.
         console: Where to.
     """
 
-    def __init__(self, make: Callable[[int], Plan], console: Console | None = None) -> None:
+    def __init__(self, make: Callable[[int], Preflight], console: Console | None = None) -> None:
         self.make = make
         self.console = console or Console(stderr=True)
 

@@ -1,16 +1,17 @@
-"""The fields of `TrainingArguments` that a recipe may set, and words for those it may not."""
+"""The fields of `TrainingArguments` that a recipe may set, and what is wrong with their values."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..errors import BoomerangError, RecipeError
 from ..settings import complaint, hint
 
-_SHARDING = "it knows no teacher; `shard: true` divides both models over the processes"
+_SHARDING = "it knows no teacher; `shard: true` shards both models over the processes"
 
 # Fields of TrainingArguments that mean something else here or nothing at all.
 _NOT_HERE = {
@@ -30,38 +31,26 @@ _NOT_HERE = {
     "auto_find_batch_size": "how many rows a step has is part of the recipe",
     "neftune_noise_alpha": "the student must see the same embeddings as its teacher",
 }
-_COUNTS = dict.fromkeys(
-    (
-        "per_device_train_batch_size",
-        "per_device_eval_batch_size",
-        "gradient_accumulation_steps",
-    ),
-    (lambda value: value >= 1, "must be at least 1"),
+_COUNTS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
 )
-_INTERVALS = dict.fromkeys(
-    ("save_steps", "eval_steps", "logging_steps"),
-    (lambda value: value > 0, "must be more than 0"),
-)
-_SIZES = dict.fromkeys(
-    ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "dataloader_num_workers"),
-    (lambda value: 0 <= value < math.inf, "must be a number from 0 on"),
-)
-_DECAYS = dict.fromkeys(
-    ("adam_beta1", "adam_beta2"), (lambda value: 0 <= value < 1, "must be from 0 to below 1")
-)
-# What transformers finds out late, with a traceback, or not at all.
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **_COUNTS,
-    **_INTERVALS,
-    **_SIZES,
-    **_DECAYS,
-    "accelerator_config": (
-        lambda value: not (isinstance(value, dict) and value.get("split_batches")),
-        "must not split batches: a batch is that of one process",
-    ),
-    # It takes every other number as "by epochs".
-    "max_steps": (lambda value: value >= 1 or value == -1, "must be at least 1, or -1"),
-}
+_INTERVALS = ("save_steps", "eval_steps", "logging_steps")
+
+
+def _misuse(key: str, value: Any) -> str | None:
+    """What is wrong with a value that transformers finds wrong late, or not at all."""
+    if key in _COUNTS and value < 1:
+        return f"{key} is {value} and must be at least 1"
+    if key in _INTERVALS and value <= 0:
+        return f"{key} is {value} and must be more than 0"
+    # Trainer takes every other number as "by epochs".
+    if key == "max_steps" and value < 1 and value != -1:
+        return f"{key} is {value} and must be at least 1, or -1"
+    if key == "accelerator_config" and isinstance(value, dict) and value.get("split_batches"):
+        return f"{key} must not split batches: a batch is that of one process"
+    return None
 
 
 def check_training(training: dict[str, Any]) -> None:
@@ -84,6 +73,22 @@ def check_training(training: dict[str, Any]) -> None:
             TypeAdapter(hints[key]).validate_python(value, strict=True)
         except ValidationError as error:
             raise ValueError(f"{key}: {complaint(error.errors()[0])}") from None
-        in_range, words = _RANGES.get(key, (None, ""))
-        if in_range is not None and value is not None and not in_range(value):
-            raise ValueError(f"{key} is {value} and {words}")
+        problem = None if value is None else _misuse(key, value)
+        if problem is not None:
+            raise ValueError(problem)
+
+
+@contextmanager
+def refused_as_recipe() -> Iterator[None]:
+    """Turn what transformers and torch refuse into a mistake in the recipe's `training`."""
+    # Only a process that trains gets here, and it has imported torch.
+    from torch import OutOfMemoryError
+
+    try:
+        yield
+    except (BoomerangError, OutOfMemoryError):
+        raise
+    except KeyError as error:
+        raise RecipeError(f"{error} is missing or unknown", where="training") from error
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise RecipeError(" ".join(str(error).split()), where="training") from error

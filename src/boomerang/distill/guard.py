@@ -1,13 +1,15 @@
-"""Every step is looked at before it changes the student: a loss that is no number must not."""
+"""Refuse a step whose loss or gradient is not finite, and name its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from ..text.rows import collate
 
 # The place of a row in its dataset, carried along with it.
 ROW = "row"
@@ -16,7 +18,7 @@ _SHOWN = 16
 
 
 class NumberedRows(Dataset[dict[str, Tensor]]):
-    """A dataset whose rows know their place in it.
+    """A dataset whose rows know their place in it, as `ROW`.
 
     Args:
         rows: Any dataset of dicts that knows its length.
@@ -32,24 +34,10 @@ class NumberedRows(Dataset[dict[str, Tensor]]):
         return {**self.rows[index], ROW: torch.tensor(index)}
 
 
-Collate = Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]
-
-
-class CollateNumbered:
-    """Collates rows as usual and stacks their numbers, where they have any, beside them.
-
-    Args:
-        collate: Makes a batch of rows without numbers.
-    """
-
-    def __init__(self, collate: Collate) -> None:
-        self.collate = collate
-
-    def __call__(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """A batch; `ROW` in it is `[B]`."""
-        numbers = [row[ROW] for row in rows if ROW in row]
-        batch = self.collate([{k: v for k, v in row.items() if k != ROW} for row in rows])
-        return {**batch, ROW: torch.stack(numbers)} if numbers else batch
+def collate_numbered(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A batch of numbered rows; `ROW` in it is `[B]`."""
+    numbers = torch.stack([row[ROW] for row in rows])
+    return {**collate([{k: v for k, v in row.items() if k != ROW} for row in rows]), ROW: numbers}
 
 
 class StepGuard:
@@ -60,13 +48,12 @@ class StepGuard:
         self._rows: list[list[int]] = []
 
     def begin(self, batches: Sequence[dict[str, Tensor]]) -> None:
-        """A step begins; the numbers of the rows are taken out of its micro-batches."""
-        numbers = (batch.pop(ROW, None) for batch in batches)
-        self._rows = [[] if rows is None else rows.tolist() for rows in numbers]
+        """Begin a step; the numbers of the rows are taken out of its micro-batches."""
+        self._rows = [batch.pop(ROW).tolist() for batch in batches]
         self._losses = []
 
     def add(self, loss: Tensor) -> None:
-        """The loss of the next micro-batch, 0-dimensional; it is not waited for."""
+        """Add the loss of the next micro-batch, 0-dimensional, without waiting for it."""
         self._losses.append(loss.detach())
 
     def problem(self, gradient_norm: Tensor | float | None) -> str | None:
@@ -82,16 +69,14 @@ class StepGuard:
         bad = torch.nonzero(~losses.isfinite()).flatten().tolist()
         if bad:
             first = bad[0]
-            batch = f"micro-batch {first + 1} of {len(losses)}{_named(self._rows[first])}"
+            batch = f"micro-batch {first + 1} of {len(losses)} ({_named(self._rows[first])})"
             return f"the loss of {batch} is {losses[first].item()}"
         if gradient_norm is not None and not torch.tensor(float(gradient_norm)).isfinite():
             rows = [row for rows in self._rows for row in rows]
-            return f"the norm of the gradient is {float(gradient_norm)}{_named(rows)}"
+            return f"the norm of the gradient is {float(gradient_norm)} ({_named(rows)})"
         return None
 
 
 def _named(rows: Sequence[int]) -> str:
-    if not rows:
-        return ""
     more = ", ..." if len(rows) > _SHOWN else ""
-    return f" (rows {', '.join(map(str, rows[:_SHOWN]))}{more})"
+    return f"rows {', '.join(map(str, rows[:_SHOWN]))}{more}"

@@ -17,10 +17,10 @@ from ..errors import ArchitectureError
 from ..layers import LayerMap
 from ..models.modules import find_parts, layer_stack
 from ..models.runner import LAST
-from .alignment import alignment_sum
+from .fields import refused_as_recipe
 from .live_members import Members
+from .losses import alignment_sum
 from .prediction import Prediction, Targets
-from .rehearsal import refused_as_recipe, try_recomputation
 from .routes import Route, draw_route
 from .sections import Loss, Part
 
@@ -104,17 +104,15 @@ class DistillModule(nn.Module):
         """Recompute the student's layers in the backward pass, as Trainer asks for it.
 
         Raises:
-            RecipeError: The student or torch does not know how.
+            RecipeError: The student does not support it.
         """
         with refused_as_recipe():
             self.student.activation_checkpointing_enable(**kwargs)
-            try_recomputation(self.student)
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """The same under the name of earlier transformers versions."""
         with refused_as_recipe():
             self.student.gradient_checkpointing_enable(**kwargs)
-            try_recomputation(self.student)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the layers of both models, with the arguments of `torch.compile`.

@@ -67,7 +67,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Preflight:
     """A run before it starts.
 
     Args:
@@ -90,7 +90,7 @@ class Plan:
     @classmethod
     def of(
         cls, module: DistillModule, args: TrainingArguments, sequence_length: int, steps: int
-    ) -> Plan:
+    ) -> Preflight:
         """Count what a run is made of."""
         student, teacher = ModelSize.of(module.student), ModelSize.of(module.teacher)
         rows = (args.train_batch_size, args.gradient_accumulation_steps, args.world_size)
@@ -115,7 +115,7 @@ class Plan:
         return flops_per_token(self.student.matrices, self.teacher.matrices, self.sequence_length)
 
     def table(self) -> Table:
-        """The plan for people."""
+        """All of it as a table for people."""
         table = Table.grid(padding=(0, 2))
         table.add_row("teacher", _describe(self.teacher))
         table.add_row("student", _describe(self.student))

@@ -63,7 +63,7 @@ class Recipe(Section):
         mode: `clean`, or `reference` for the exact loss of the paper's code: the KL term over
             padding too, and losses summed over gradient accumulation.
         seed: Decides the order of the data and the switch points.
-        shard: Divide both models, gradients and optimizer state over the processes; needs several.
+        shard: Shard both models, gradients and optimizer state over the processes; needs several.
         evaluate: What is measured on held-out rows while it trains.
         training: Any field of `transformers.TrainingArguments`, verbatim, over those of the preset.
             Held-out rows are measured every tenth of the run. Checkpoints are made as often, to go

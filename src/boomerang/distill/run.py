@@ -17,17 +17,18 @@ from ..checkpoint.loading import check_tokens, load_model, load_tokenizer
 from ..checkpoint.lock import locked
 from ..checkpoint.resolve import resolve
 from ..errors import OutputError, RecipeError
+from ..settings import hint
 from ..student import cut
 from ..text.prepare import largest_token, load_phases, load_rows, prepare_rows, rows_hash
 from ..text.rows import Rows
-from .callbacks import JsonLines, ShowPlan, ShowProgress
+from .callbacks import JsonLines, ShowPreflight, ShowProgress
 from .checkpoints import checkpoint_to_resume, last_checkpoint
+from .fields import refused_as_recipe
 from .inputs import Inputs
 from .module import DistillModule
 from .packing import check_packing
-from .preflight import Plan
+from .preflight import Preflight
 from .recipe import Recipe
-from .rehearsal import refused_as_recipe, rehearse
 from .run_directory import LOG, Output
 from .sharding import check_possible, refuse_other_sharding, shard
 from .signals import StopOnSignal
@@ -136,9 +137,9 @@ def _run(
     trainer: DistillTrainer, recipe: Recipe, out: Output, checkpoint: Path | None, *, release: bool
 ) -> None:
     args = trainer.args
-    plan = partial(Plan.of, trainer.module, args, recipe.data.sequence_length)
+    preflight = partial(Preflight.of, trainer.module, args, recipe.data.sequence_length)
     progress, stop = ShowProgress(), StopOnSignal()
-    for callback in (JsonLines(out.path / LOG), ShowPlan(plan), progress, stop):
+    for callback in (JsonLines(out.path / LOG), ShowPreflight(preflight), progress, stop):
         trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -188,7 +189,7 @@ def prepare(
     teacher = load_model(
         inputs.teacher,
         dtype=precision,
-        # What is to be divided need not fit a device.
+        # What is to be sharded need not fit a device.
         device=None if recipe.shard else args.device,
         **recipe.model.for_model(),
     )
@@ -224,8 +225,34 @@ def prepare(
             phases=load_phases(recipe.data, Output(recipe).data),
         )
     trainer.source, trainer.order = inputs.teacher, order
-    rehearse(trainer)
+    _rehearse(trainer)
     return trainer
+
+
+def _rehearse(trainer: DistillTrainer) -> None:
+    """Set up what training begins with, so that a value it refuses is a mistake in the recipe."""
+    args = trainer.args
+    with refused_as_recipe():
+        loader = trainer.get_train_dataloader()
+        if not len(loader):
+            raise RecipeError(
+                f"the rows do not fill a batch of {args.train_batch_size} in every process",
+                where="training",
+                fix="give more text, or set per_device_train_batch_size lower",
+            )
+        trainer.create_optimizer()
+        # For an optimizer of no weights: training makes its own.
+        stand_in = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
+        steps = int(trainer.set_initial_training_values(args, loader)[-1])
+        trainer.create_scheduler(steps, optimizer=stand_in)
+        trainer.lr_scheduler = None
+    # Trainer would look it up after the first evaluation.
+    metric, names = args.metric_for_best_model, trainer.metric_names
+    if metric is not None and metric.removeprefix("eval_") not in names:
+        near = hint(metric.removeprefix("eval_"), names) or f"; there are {', '.join(names)}"
+        raise RecipeError(
+            f"metric_for_best_model is {metric!r}, not measured{near}", where="training"
+        )
 
 
 def _rows(

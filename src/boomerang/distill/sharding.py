@@ -1,6 +1,6 @@
-"""Teacher and student divided over the processes, each layer gathered when it runs (FSDP2).
+"""Teacher and student sharded over the processes, each layer gathered when it runs (FSDP2).
 
-With PyTorch's own `fully_shard`: accelerate leaves it out on CPUs without a word, and refuses a
+With PyTorch's own `fully_shard`: accelerate leaves it out on CPUs silently, and refuses a
 second model. Each layer is a group of its own; what is outside of a model's layers is one more, so
 that an embedding and a head that are one matrix stay one.
 """
@@ -52,7 +52,7 @@ def refuse_other_sharding() -> None:
 
 
 def check_possible(args: TrainingArguments) -> None:
-    """See that there is something to divide over, before anything is loaded.
+    """See that there are several processes, before anything is loaded.
 
     Raises:
         RecipeError: There is one process only, or the precision is fp16.
@@ -69,7 +69,7 @@ def check_possible(args: TrainingArguments) -> None:
 
 
 def shard(module: DistillModule, args: TrainingArguments) -> None:
-    """Divide the parameters of both models over all processes, in place.
+    """Shard the parameters of both models over all processes, in place.
 
     From then on a parameter is a `DTensor` of which each process holds a part, and so are its
     gradient and optimizer state. Models may be on the CPU: layer by layer they go to the device.
@@ -103,30 +103,17 @@ def shard(module: DistillModule, args: TrainingArguments) -> None:
             f"cannot be done on {args.device.type} with {backend} ({' '.join(str(error).split())})",
             where=KEY,
         ) from error
-    check_in_force(module)
     _gather_with(module, args.device)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether a module has parameters that are divided over processes."""
+    """Whether a module has parameters that are sharded over processes."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds; all of it if it is not divided."""
+    """The part of a tensor that this process holds; all of it if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def check_in_force(module: DistillModule) -> None:
-    """See that every parameter of both models is divided.
-
-    Raises:
-        RecipeError: One is not.
-    """
-    for role, model in (("student", module.student), ("teacher", module.teacher)):
-        for name, parameter in model.named_parameters():
-            if not isinstance(parameter, DTensor):
-                raise RecipeError(f"is not in force: the {role}'s {name} is whole", where=KEY)
 
 
 def whole_weights(model: PreTrainedModel, keep: bool) -> dict[str, Tensor]:
@@ -158,11 +145,11 @@ def load_whole_weights(model: PreTrainedModel, weights: dict[str, Tensor]) -> No
         weights: A state dict with all of its names, the same in every process.
     """
     for name, value in model.state_dict(keep_vars=True).items():
-        value.copy_(divided_like(value, weights[name].to(value.device, value.dtype)))
+        value.copy_(sharded_like(value, weights[name].to(value.device, value.dtype)))
 
 
-def divided_like(parameter: Tensor, whole: Tensor) -> Tensor:
-    """A whole tensor, which every process has, divided as a parameter is; itself if it is not."""
+def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:
+    """A whole tensor, which every process has, sharded as a parameter is; itself if it is not."""
     if not isinstance(parameter, DTensor):
         return whole
     # Nothing needs to be sent.

@@ -44,10 +44,17 @@ class StopOnSignal(TrainerCallback):
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: Any,
     ) -> None:
         """Take the signals over; only a process's main thread can."""
         self._speaks = state.is_world_process_zero
+        if train_dataloader is not None:
+            _shield_workers(train_dataloader)
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
 
@@ -90,7 +97,7 @@ class StopOnSignal(TrainerCallback):
         os.write(2, f"{cursor}\n{text} and saving a checkpoint; again to stop at once\n".encode())
 
 
-def shield_workers(loader: Any) -> None:
+def _shield_workers(loader: Any) -> None:
     """Let the processes that load data finish their work when a signal reaches the whole group.
 
     Args:

@@ -25,12 +25,10 @@ from transformers.trainer_callback import PrinterCallback
 from ..errors import BoomerangError, TrainingError
 from ..text.rows import Phase, PhasedSampler, Rows, collate, count_tokens
 from .checkpointing import CheckpointingTrainer
-from .guard import CollateNumbered, NumberedRows, StepGuard
-from .held_out import EvenRows, without_fillers
+from .guard import NumberedRows, StepGuard, collate_numbered
 from .losses import IGNORED, Counts, shifted, weighted_loss
 from .module import DistillModule, LossSums
 from .sharding import local
-from .signals import shield_workers
 
 # Each loss term of the logs: its sum over a stretch of training and what it is divided by.
 Terms = dict[str, tuple[Tensor, Tensor]]
@@ -83,12 +81,14 @@ class DistillTrainer(CheckpointingTrainer):
         super().__init__(
             model=module,
             args=args,
-            data_collator=CollateNumbered(collate),
+            data_collator=collate_numbered,
             train_dataset=NumberedRows(rows),
             eval_dataset=held_out,
             callbacks=list(callbacks),
         )
         self.model_accepts_loss_kwargs = True
+        # The trainer itself uses the column that forward does not take: the rows' numbers.
+        args.remove_unused_columns = False
         if args.torch_compile:
             module.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         if self.sharded:
@@ -100,16 +100,7 @@ class DistillTrainer(CheckpointingTrainer):
         self._guard = StepGuard()
         self._terms: Terms = {}
         self._tokens: Tensor | int = 0
-        self._since = time.perf_counter()
-
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        loader = super()._get_dataloader(*args, **kwargs)
-        shield_workers(loader)
-        return loader
-
-    def _get_collator_with_removed_columns(self, data_collator: Any, *_: Any, **__: Any) -> Any:
-        # All columns are used; the rows' numbers by the trainer itself.
-        return data_collator
+        self._since: float | None = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if not self.phases:
@@ -125,6 +116,7 @@ class DistillTrainer(CheckpointingTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
         """The micro-batches of a step and what divides their losses: targets, real tokens."""
+        self._since = self._since or time.perf_counter()
         batches = list(islice(epoch_iterator, num_batches))
         if not batches:
             return batches, None
@@ -190,18 +182,14 @@ class DistillTrainer(CheckpointingTrainer):
         """Add the loss terms since the last time, and the speed."""
         if "loss" in logs:
             now = time.perf_counter()
+            seconds = now - (self._since or now)
             logs = {
                 **logs,
                 **self._means(self._terms),
-                "tokens_per_second": int(self._tokens) / (now - self._since),
+                "tokens_per_second": int(self._tokens) / max(seconds, 1e-9),
             }
             self._terms, self._tokens, self._since = {}, 0, now
         super().log(logs, start_time)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`."""
-        self._terms, self._tokens, self._since = {}, 0, time.perf_counter()
-        return super().train(*args, **kwargs)
 
     def _named(self, sums: LossSums, counts: Counts) -> Terms:
         """The terms by their names in the logs: members on switch points apart from the student."""
@@ -247,17 +235,14 @@ class DistillTrainer(CheckpointingTrainer):
         `eval_perplexity` is the student's, `eval_perplexity_patch_3` that of the member with three
         patched blocks.
         """
-        args = self.args
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        even = EvenRows(rows, args.eval_batch_size * args.world_size)
         began = time.perf_counter()
         self.module.eval()
         terms: Terms = {}
         predictions: Terms = {}
         # Training draws the same random numbers whether or not it was looked at in between.
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for batch in self.get_eval_dataloader(even):
-                batch, counts = without_fillers(batch, len(rows))
+            for batch, counts in self._held_out_batches(rows):
                 inputs = self._prepare_inputs(batch)
                 sums = self.module(**inputs)
                 own = Counts(sums["ce_count"], sums["kl_count"], sums["alignment_count"])
@@ -279,12 +264,25 @@ class DistillTrainer(CheckpointingTrainer):
             f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **means}.items()
         }
         # Training did not go on meanwhile.
-        self._since += time.perf_counter() - began
+        if self._since is not None:
+            self._since += time.perf_counter() - began
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _held_out_batches(self, rows: Rows) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """This process's batches, each with 1; as many in each process.
+
+        Sharded models need all processes in each pass: one that has no row left runs the first row
+        again, with 0.
+        """
+        args = self.args
+        for first in range(0, len(rows), args.eval_batch_size * args.world_size):
+            begin = first + args.process_index * args.eval_batch_size
+            numbers = range(begin, min(begin + args.eval_batch_size, len(rows)))
+            yield collate([rows[number] for number in numbers or (0,)]), int(bool(numbers))
 
     @property
     def metric_names(self) -> list[str]:
