@@ -44,6 +44,14 @@ def test_a_prompt_that_leaves_no_room_is_refused(
         continuation(*short, 2 * PROMPT, max_new_tokens=1)
 
 
+def test_a_prompt_that_is_not_utf8_is_refused(
+    short: tuple[GPT2LMHeadModel, AutoTokenizer],
+) -> None:
+    # What Python makes of the byte ff on the command line.
+    with pytest.raises(DataError, match="the prompt is not UTF-8 text"):
+        continuation(*short, "Once\udcff", max_new_tokens=1)
+
+
 def test_a_chat_goes_through_the_template(short: tuple[GPT2LMHeadModel, AutoTokenizer]) -> None:
     model, tokenizer = short
     with pytest.raises(DataError, match="no chat template; leave out --chat"):

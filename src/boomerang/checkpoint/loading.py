@@ -236,10 +236,14 @@ def continuation(
 
     Raises:
         CheckpointError: A value in the generation config cannot be used.
-        DataError: The prompt alone takes all of the model's positions, a token of it has no row in
-            the embedding, or `chat` is given and the
-            tokenizer has no chat template, or one that does not take the message.
+        DataError: The prompt is not UTF-8 text, takes all of the model's positions or has a token
+            without a row in the embedding, or `chat` is given and the tokenizer has no chat
+            template, or one that does not take the message.
     """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # bytes on the command line that are not UTF-8
+        raise DataError("the prompt is not UTF-8 text", fix="give it as UTF-8") from None
     if chat:
         inputs: Any = _as_message(tokenizer, prompt)
     else:
