@@ -11,6 +11,7 @@ from boomerang.distill.presets import Preset
 from boomerang.distill.recipe import Loss, Recipe
 from boomerang.errors import RecipeError
 from boomerang.layers import LayerMap
+from boomerang.settings import read_yaml
 
 MINIMAL: dict[str, Any] = {
     "teacher": "teacher",
@@ -165,6 +166,12 @@ def test_yaml_that_loses_or_hides_something_is_refused(
     with pytest.raises(RecipeError, match=words) as error:
         Recipe.load(path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_a_merged_key_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\n")
+    assert read_yaml(path)["c"] == {"x": 3, "y": 1}
 
 
 def test_a_key_given_twice_inside_a_value_is_refused() -> None:

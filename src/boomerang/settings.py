@@ -30,8 +30,7 @@ class _Loader(yaml.SafeLoader):
     """YAML as most people mean it.
 
     YAML 1.1 reads `2e-3` as text and `no` (as in `save_strategy: no`) as false; here they are a
-    number and a word. Of a key that is given twice PyYAML silently keeps the last; here that is an
-    error.
+    number and a word. PyYAML silently keeps the last of two equal keys; here that is an error.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012
@@ -102,7 +101,7 @@ def _override(content: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     path = [part.strip() for part in key.split(".")]
     if not equals or not all(path):
-        raise RecipeError(f"{setting!r} is no setting", fix="write key=value, such as loss.kl=1")
+        raise RecipeError(f"{setting!r} is not a setting", fix="write key=value, such as loss.kl=1")
     value = _load(text, key)
     target = content
     for part in path[:-1]:

@@ -77,7 +77,7 @@ class SourceRows:
         self.rows = self.tokens = self.targets = self.largest_token = 0
         self._source, self._data = source, data
         self._tokenizer, self._reference = tokenizer, reference
-        # Of conversations: how many, whether one had a target; until then the first place, roles.
+        # The place and roles are those of the conversations before the first with a target.
         self._conversations, self._answered = 0, False
         self._first, self._roles = "", set[str]()
 
@@ -179,7 +179,7 @@ def prepare_rows(
         data: Sources, row length and form.
         tokenizer: The teacher's.
         directory: Where the rows go; those of another text or setting are replaced.
-        content: What `rows_hash` says.
+        content: The hash that `rows_hash` gives.
         reference: As for `SourceRows`.
         say: Called with a line for each thing that is done.
 
@@ -265,7 +265,7 @@ def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:
         raise DataError(
             "holds no rows",
             where=directory,
-            fix="see what the first process says, which makes them; all must see `out`",
+            fix="the first process makes them: see its messages, and whether all see `out`",
         )
     rows = StoredRows.open(directory / ROWS, packed=data.packing)
     cut = len(rows) - data.held_out

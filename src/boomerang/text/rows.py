@@ -48,7 +48,7 @@ class Rows(Dataset[dict[str, Tensor]]):
 
     @property
     def packed(self) -> bool:
-        """Whether documents are told apart by `position_ids`, not padded to one a row."""
+        """Whether `position_ids` separate documents; otherwise a row holds one, padded."""
         return self.lengths is None
 
     def __len__(self) -> int:
@@ -78,11 +78,11 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 class StoredRows(Rows):
-    """Rows of an Arrow file; what is not looked at takes no memory.
+    """Rows of an Arrow file; only the rows in use take memory.
 
     Args:
         dataset: A `datasets.Dataset` with the columns of `Row`.
-        packed: Whether documents are told apart by `position_ids`.
+        packed: Whether `position_ids` separate documents in a row.
     """
 
     def __init__(self, dataset: Any, packed: bool) -> None:
@@ -101,7 +101,7 @@ class StoredRows(Rows):
 
     @property
     def packed(self) -> bool:
-        """Whether documents are told apart by `position_ids`, not padded to one a row."""
+        """Whether `position_ids` separate documents; otherwise a row holds one, padded."""
         return self._packed
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class StoredRows(Rows):
 
 
 def write_arrow(path: Path, rows: Iterable[Row], length: int) -> int:
-    """Write rows to an Arrow file with a column for each field of `Row`; says how many there were.
+    """Write rows to an Arrow file, a column for each field of `Row`; returns their number.
 
     Args:
         path: The new file.
@@ -132,7 +132,7 @@ def write_arrow(path: Path, rows: Iterable[Row], length: int) -> int:
     Raises:
         DataError: The library datasets is not installed.
     """
-    import_datasets()  # brings pyarrow along, and words for when it is missing
+    import_datasets()  # for its error: a library that is missing is named
     import pyarrow as pa
 
     kinds = {"tokens": pa.int32()} | dict.fromkeys(("starts", "targets", "aligned"), pa.bool_())
@@ -154,7 +154,7 @@ def write_arrow(path: Path, rows: Iterable[Row], length: int) -> int:
 
 
 def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack rows to a batch `[B, S]`, without `position_ids` that say nothing.
+    """Stack rows to a batch `[B, S]`, without `position_ids` that separate nothing.
 
     Where no document begins inside a row, leaving them out spares the models a mask. A batch has
     `aligned` if one of its rows has.
@@ -191,7 +191,7 @@ class Phase(NamedTuple):
 
     Attributes:
         rows: How many there are.
-        share: Of the whole run; the shares of all phases are 1 together.
+        share: Its share of the whole run; the shares of all phases sum to 1.
     """
 
     rows: int
@@ -201,8 +201,8 @@ class Phase(NamedTuple):
 class PhasedSampler(Sampler[int]):
     """The rows of a whole run, one phase after the other, each phase's in random order.
 
-    A phase whose share is more than it has rows begins anew, in another order; of one whose share
-    is less, some rows are not seen.
+    A phase with fewer rows than its share begins again, in another order. A phase with more rows
+    than its share does not show all of them.
 
     Args:
         phases: In their order, which is that of their rows.

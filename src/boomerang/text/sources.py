@@ -1,4 +1,4 @@
-"""Where text comes from: what a recipe says under `data`, and the documents of each source."""
+"""The sources of text: the section `data` of a recipe, and the documents of each source."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Source(Section):
     Args:
         files: As in `Data`.
         dataset: The id of a data set on the hub, whose rows have `text` or `messages`. It is
-            streamed: of a large one only what is used is downloaded.
+            streamed: only the part that is used is downloaded.
         name: The data set's configuration, if it has several.
         split: Its split, `train` by default.
         revision: Its branch, tag or commit. Only a commit names the same text for ever.
-        tokens: Go no further than the document that makes it so many tokens; by default the source
-            is read to its end.
+        tokens: Stop after the document that reaches this many tokens; by default the source is
+            read to its end.
         weight: The share of this source in the rows; see `Data`.
         phase: When in the run they come, counted from 1; see `Data`.
     """
@@ -74,9 +74,8 @@ class Data(Section):
     other. A phase has the share of the run's rows that its sources' weights have in the sum of all.
 
     Args:
-        files: UTF-8 text: a document each, or several with `<|endoftext|>` between them. Or
-            `.jsonl` and `.parquet` files with a document in each line or row: a string `text`, or a
-            list `messages`, a conversation, of which only what the assistant says is learned.
+        files: Text, JSON, parquet or CSV files; see `documents.iter_documents`. In a conversation
+            only what the assistant says is learned.
         sources: Files and data sets, to be mixed.
         sequence_length: Tokens in a row, at most as many as the teacher has positions for.
         packing: Documents one after the other, cut into full rows; a conversation is not cut if it
@@ -119,8 +118,8 @@ class Data(Section):
 def read_source(source: Source) -> Iterator[tuple[str, str | Messages]]:
     """The documents of a source in order, each with the place that errors name.
 
-    One is read at a time. A text of more than 1,048,576 characters is given in several pieces, as
-    `iter_documents` says.
+    One is read at a time. A text of more than 1,048,576 characters comes in several pieces; see
+    `iter_documents`.
 
     Raises:
         DataError: A file cannot be read, the data set cannot be streamed, or a document has neither

@@ -1,4 +1,4 @@
-"""Texts and conversations as tokens, and which of them the assistant says.
+"""Texts and conversations as tokens, and which of the tokens are the assistant's.
 
 The tokenizer's chat template turns messages into text. Templates with `{% generation %}` mark the
 assistant's words themselves; few have it. For the others the text is compared with that of the
@@ -27,7 +27,7 @@ Span = tuple[int, int]
 # Texts that go to the tokenizer together: it works on them in parallel.
 _BATCH = 64
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_TEMPLATE_FIX = "give the tokenizer a chat template with {% generation %} around what it says"
+_TEMPLATE_FIX = "give the tokenizer a chat template with {% generation %} around each answer"
 
 
 def tokenise(
