@@ -15,9 +15,8 @@ from torch import Tensor
 from boomerang.checkpoint.loading import load_model
 from boomerang.checkpoint.student_config import read_student_config
 from boomerang.distill.losses import IGNORED, Counts, log_probabilities, weighted_loss
-from boomerang.distill.module import DistillModule, LossSums
+from boomerang.distill.module import DistillModule, LossSums, draw_route
 from boomerang.distill.recipe import Loss
-from boomerang.distill.routes import draw_route
 from boomerang.errors import ArchitectureError, LayerMapError
 from boomerang.family import Family
 from tensor_sizes import Sizes

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a log file and a progress display."""
+"""A run's log file and its progress display."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SHOWN = ("loss", "ce", "kl", "alignment", "eval_loss", "eval_ce", "eval_perplexity")
 _MEMBER = "eval_perplexity_patch_"
 
-# The first steps of a run are slower than the rest, and say little about the time that is left.
+# The first steps of a run are slower than the rest: the time left is not estimated from them.
 _WARM_UP_STEPS = 3
 
 
@@ -45,7 +45,7 @@ class JsonLines(TrainerCallback):
         if not state.is_world_process_zero or not self.path.exists():
             return
         lines = self.path.read_text().splitlines(keepends=True)
-        # Of a run that begins anew not even the evaluation before its first step.
+        # A run that begins anew keeps no line, not even the evaluation before its first step.
         kept = [
             line
             for line in lines
@@ -73,7 +73,7 @@ def _stays(entry: dict[str, Any], state: TrainerState) -> bool:
 
 
 class ShowPreflight(TrainerCallback):
-    """Says what is going to happen, on standard error, before the first step.
+    """Prints what the run will take, on standard error, before the first step.
 
     Args:
         make: Makes it from the number of steps.

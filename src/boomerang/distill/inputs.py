@@ -20,7 +20,7 @@ from ..text.sources import Data
 from .recipe import Recipe
 
 _BLOCK = 1 << 20
-# Beside a tokenizer, and no part of it.
+# Companion files that are no part of a tokenizer.
 _NO_TOKENIZER = ("generation_config.json", "hf_quant_config.json", "LICENSE", "NOTICE")
 
 

@@ -1,4 +1,4 @@
-"""What a run is going to take: parameters, tokens, operations, memory."""
+"""What a run will take: parameters, tokens, operations, memory."""
 
 from __future__ import annotations
 
