@@ -45,10 +45,8 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
             if name in first:
-                raise RecipeError(
-                    f"line {line}: {key.value} is given twice, first in line {first[name]}",
-                    fix="remove one of the two",
-                )
+                what = f"line {line}: {key.value} is given twice, first in line {first[name]}"
+                raise RecipeError(what, fix="remove one of the two")
             first[name] = line
         return super().construct_mapping(node, deep)
 
@@ -70,11 +68,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         RecipeError: The file cannot be read, is not YAML, holds no keys, or one of them twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except OSError as error:
         raise RecipeError(f"cannot be read ({error.strerror})", where=path) from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"is not YAML ({_one_line(error)})", where=path) from None
     content = _load(text, path)
     if not isinstance(content, dict):
         raise RecipeError("holds no keys", where=path, fix="write `teacher: ...` and so on")
@@ -114,20 +110,17 @@ def _override(content: dict[str, Any], setting: str) -> None:
     target[path[-1]] = value
 
 
-def _load(text: str, where: object) -> Any:
+def _load(text: str | bytes, where: object) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except RecipeError as error:
         raise RecipeError(error.what, where=where, fix=error.fix) from None
     # A date such as 2026-13-45 is a plain ValueError, a key that is a list a TypeError.
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise RecipeError(f"is not YAML ({_one_line(error)})", where=where) from None
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"is not YAML ({reason})", where=where) from None
     except RecursionError:
         raise RecipeError("is not YAML (nested too deeply)", where=where) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def as_recipe_error(error: ValidationError, model: type[Any]) -> RecipeError:
