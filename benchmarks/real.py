@@ -5,8 +5,8 @@
 
 Distils a few steps as `boomerang demo --real` does (every second layer kept, our preset along
 first-to-last, frozen embedding and head, without switch points) on random tokens, then measures
-three members. Seconds are CPU time, so that other work on the machine counts little. The rate of
-matrix products is that of torch itself, in this process, on the shape of a layer. Prints Markdown.
+student, middle and teacher. Seconds are CPU time, so that other work on the machine counts little.
+The matrix rate is that of torch's own products, on the shape of a layer. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("teacher")
     parser.add_argument("--rows", type=int, default=4, help="rows of a step")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a row")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a row")
     parser.add_argument("--steps", type=int, default=2, help="timed steps; the median counts")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
     args = parser.parse_args(argv)
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     print("|---|---|---|---|---|")
     for name in args.dtype:
         report(f"distillation, {name}", *distillation(teacher, layers, args, name), name, args)
-    report("measuring 3 members, float32", *measuring(teacher, layers, args), "float32", args)
+    report("measuring, float32", *measuring(teacher, layers, args), "float32", args)
 
 
 def report(
@@ -98,7 +98,7 @@ def distillation(
     teacher: PreTrainedModel, layers: LayerMap, args: argparse.Namespace, dtype: str
 ) -> tuple[int, Callable[[], object], int]:
     """A training step as the demo takes it, and how many tokens it has."""
-    student = copy.deepcopy(cut(teacher, layers)).float()
+    student = copy.deepcopy(cut(teacher, layers)).requires_grad_()
     freeze = ("embedding", "head")
     module = DistillModule(teacher, student, layers, LOSS, freeze=freeze).train()
     trained = [p for p in student.parameters() if p.requires_grad]
@@ -125,7 +125,7 @@ def measuring(
 ) -> tuple[int, Callable[[], object], int]:
     """Measuring the smallest size, the middle and the teacher; tokens are those of all three."""
     family = Family(teacher, cut(teacher, layers), layers)
-    patches = (0, layers.max_patch // 2, layers.max_patch)
+    patches = sorted({0, layers.max_patch // 2, layers.max_patch})
     members = [layers.member(patch, FIRST_TO_LAST) for patch in patches]
     scorer = Scorer.of(family, members, max_length=args.length)
     vocabulary = teacher.config.vocab_size

@@ -68,3 +68,14 @@ def test_evaluate_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     load("evaluate").main(["--tiny", "--order", "last-to-first"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[2] for row in rows[1:]] == ["choices", "sentences", "rolling"]
+
+
+def test_real_says_where_the_time_goes(stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load("real").main([str(stories), "--rows", "1", "--length", "16", "--steps", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[:2] for row in rows[1:]] == [
+        ["| distillation, bfloat16", "16"],
+        ["| distillation, float32", "16"],
+        ["| measuring, float32", "30"],
+    ]
+    assert all("products of the layers" in row for row in rows[1:])

@@ -80,7 +80,7 @@ def test_a_directory_of_another_run_is_refused(
         run_demo(tmp_path, teacher=str(stories), **TINY)
 
 
-REAL = {"batch_size": 2, "sequence_length": 32, "heldout_characters": 150, "bf16": False}
+REAL = {"batch_size": 2, "sequence_length": 32, "heldout_characters": 150, "bf16": True}
 
 
 @pytest.fixture

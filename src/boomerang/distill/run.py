@@ -281,6 +281,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     given = recipe.training
     on_gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
     machine = {
+        # Trainer refuses bf16 on a CPU that is not asked for by name.
+        "use_cpu": not torch.accelerator.is_available(),
         "bf16": on_gpu and not given.get("fp16", False) and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": on_gpu,
         # On switch points some layers do not run, and without predictions the head does not.
