@@ -16,7 +16,7 @@ from boomerang.study.config import Study
 from boomerang.study.costs import Shape
 from boomerang.study.facts import shape_of
 from boomerang.study.plan import Facts, Job, Plan, make_plan
-from boomerang.study.pool import Board, Failure, worker_environment
+from boomerang.study.submit import _share, next_job
 from tiny_models import tiny_model
 
 FACTS = Facts(
@@ -141,24 +141,19 @@ def test_a_run_starts_after_the_one_it_needs_and_none_is_forgotten(
         jobs.append(Job(f"distil-{i}", "distil", "", {}, flops=flops))
         if measured:
             jobs.append(Job(f"family-{i}", "family", "", {}, needs=f"distil-{i}"))
-    board = Board(list(jobs))
-    at_work: list[Job] = []
+    waiting, at_work = list(jobs), list[Job]()
     ended: dict[str, bool] = {}
-    while board.waiting or at_work:
-        running = {job.name for job in at_work}
-        if not at_work or (
-            any(j.needs not in running for j in board.waiting) and random.random() < 0.5
-        ):
-            job = board.take()
-            assert job is not None
+    while waiting or at_work:
+        job = next_job(waiting, at_work) if random.random() < 0.5 or not at_work else None
+        if job is not None:
             assert job.needs is None or ended[job.needs]
+            waiting.remove(job)
             at_work.append(job)
-        else:
+        elif at_work:
             job = at_work.pop(random.randrange(len(at_work)))
             ended[job.name] = random.random() < 0.7
-            with board.changed:
-                board.finish(job, None if ended[job.name] else Failure(job, "", True))
-    assert board.take() is None
+            if not ended[job.name]:
+                waiting = [each for each in waiting if each.needs != job.name]
     for job in jobs:
         assert (job.name in ended) == (job.needs is None or ended[job.needs])
 
@@ -168,14 +163,18 @@ def test_what_can_be_measured_goes_first_and_then_the_longest() -> None:
         Job("a", "distil", "", {}, flops=1), Job("b", "distil", "", {}, flops=2),
         Job("c", "family", "", {}, needs="a"), Job("d", "shortgpt", "", {}),
     ]  # fmt: skip
-    board = Board(jobs)
-    taken = [board.take(), board.take(), board.take()]
-    assert [job.name for job in taken if job] == ["d", "b", "a"]
+    taken: list[Job] = []
+    while job := next_job([each for each in jobs if each not in taken], taken):
+        taken.append(job)
+    assert [job.name for job in taken] == ["d", "b", "a"]
 
 
-def test_a_worker_has_its_share_of_the_machine() -> None:
-    given_devices = worker_environment({}, 3, 4, ["0", "2"])
-    assert given_devices == {"CUDA_VISIBLE_DEVICES": "2"}
-    assert worker_environment({"OMP_NUM_THREADS": "3"}, 0, 2, []) == {"OMP_NUM_THREADS": "3"}
-    assert worker_environment({}, 0, 1, []) == {}
-    assert worker_environment({}, 0, 10_000, []) == {"OMP_NUM_THREADS": "1"}
+def test_a_run_has_its_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    # None undoes what submitit sets, which hides all GPUs.
+    assert _share(0, 1, []) == {"CUDA_VISIBLE_DEVICES": None}
+    assert _share(3, 4, ["0", "2"]) == {"CUDA_VISIBLE_DEVICES": "2"}
+    assert _share(0, 10_000, [])["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "OMP_NUM_THREADS" not in _share(0, 2, [])

@@ -9,19 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from boomerang.errors import DataError, OutputError
 from boomerang.evaluate.results import Row, read_results
-from boomerang.study import Study, pool, run_study
+from boomerang.study import Study, run_study, submit
 from boomerang.study.execute import preview
-from boomerang.study.jobs import do
 from boomerang.study.plan import Job
-from boomerang.study.pool import Failure
 from boomerang.study.records import Directory
 
 STEPS = 3
@@ -61,30 +62,19 @@ def texts(stories_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def in_process(request: pytest.FixtureRequest) -> Any:
-    """Runs without worker processes, each of which takes seconds to start."""
-    patch = pytest.MonkeyPatch()
-    request.addfinalizer(patch.undo)
-    begun: list[str] = []
-
-    def here(jobs: list[Job], directory: Directory, workers: int, **told: Any) -> list[Failure]:
-        for job in jobs:
-            begun.append(job.title)
-            do(job, directory)
-            told["ended"](job, 0.0, None)
-        return []
-
-    patch.setattr("boomerang.study.execute.run_jobs", here)
-    return begun
+def here(study: dict[str, Any], out: Path) -> tuple[list[Row], list[str]]:
+    """The rows of a study and the runs that were done for it, in this process: quickly."""
+    said: list[str] = []
+    rows = run_study(Study.parse(study), out, executor="debug", say=said.append)
+    return rows, [line.partition("] ")[2] for line in said if line.startswith("[")]
 
 
 @pytest.fixture(scope="module")
 def finished(
-    stories: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory, in_process: list[str]
+    stories: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[Row]]:
     out = tmp_path_factory.mktemp("study") / "out"
-    return out, run_study(Study.parse(content(stories, texts)), out)
+    return out, here(content(stories, texts), out)[0]
 
 
 def test_every_series_and_seed_is_measured_and_told_apart(
@@ -132,23 +122,21 @@ def test_a_report_and_figures_are_drawn(finished: tuple[Path, list[Row]]) -> Non
 
 
 def test_only_what_has_changed_is_done_again(
-    finished: tuple[Path, list[Row]], stories: Path, texts: Path, in_process: list[str]
+    finished: tuple[Path, list[Row]], stories: Path, texts: Path
 ) -> None:
     out, rows = finished
-    in_process.clear()
-    assert run_study(Study.parse(content(stories, texts)), out) == rows
-    assert in_process == []
+    assert here(content(stories, texts), out) == (rows, [])
     # A name is no content.
     renamed = content(stories, texts)
     renamed["variants"]["only ce"] = renamed["variants"].pop("ce")
-    found = {row.series for row in run_study(Study.parse(renamed), out)}
-    assert found == {row.series for row in rows} - {"ce"} | {"only ce"}
-    assert in_process == []
+    found, runs = here(renamed, out)
+    assert {row.series for row in found} == {row.series for row in rows} - {"ce"} | {"only ce"}
+    assert runs == []
     changed = content(stories, texts)
     changed["variants"]["ce"]["loss"]["kl"] = 0.5
     changed["seeds"] = [0]
-    fewer = run_study(Study.parse(changed), out)
-    assert in_process == ["distil ce, seed 0", "measure ce, seed 0"]
+    fewer, runs = here(changed, out)
+    assert runs == ["distil ce, seed 0", "measure ce, seed 0"]
     assert [row for row in fewer if row.series == "family"] == [
         row for row in rows if row.series == "family" and row.seed == 0
     ]
@@ -166,18 +154,16 @@ def test_a_distillation_goes_on_when_its_text_has_moved(
     shutil.copy(texts / "train.txt", tmp_path / "moved.txt")
     moved = content(stories, texts)
     moved["recipe"]["data"] = moved["recipe"]["data"] | {"files": [str(tmp_path / "moved.txt")]}
-    assert run_study(Study.parse(moved), out) == rows
+    assert here(moved, out) == (rows, ["distil family, seed 0", "measure family, seed 0"])
 
 
 def test_measured_rows_need_no_student_any_more(
-    finished: tuple[Path, list[Row]], stories: Path, texts: Path, in_process: list[str]
+    finished: tuple[Path, list[Row]], stories: Path, texts: Path
 ) -> None:
     out, rows = finished
-    in_process.clear()
     shutil.rmtree(out / "students")
     same = content(stories, texts)
-    assert run_study(Study.parse(same), out) == rows
-    assert in_process == []
+    assert here(same, out) == (rows, [])
     _, missing = preview(Study.parse(same | {"measure": same["measure"] | {"stride": 32}}), out)
     assert len(missing) == 8 + 11
 
@@ -223,20 +209,50 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_study_goes_on(stories: Path, texts: Path, tmp_path: Path) -> None:
-    import yaml
-
+@contextmanager
+def started(
+    stories: Path, texts: Path, directory: Path, **training: int
+) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:
+    """A study in a group of processes of its own, which Ctrl-C reaches in a terminal."""
     small = content(stories, texts) | {"seeds": [0], "baselines": {}, "figures": {}}
     small["variants"] = {"naive": {"init": "untrained"}}
-    # Long enough to be killed in its middle, and soon over.
-    small["recipe"]["training"] |= {"max_steps": 24, "save_steps": 3}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small))
-    out = tmp_path / "out"
+    small["recipe"]["training"] |= training
+    (directory / "study.yaml").write_text(yaml.safe_dump(small))
     command = [sys.executable, "-m", "boomerang", "study", "study.yaml", "out"]
-    killed = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    _wait_for(lambda: any(out.glob("students/*/checkpoints/checkpoint-*")))
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    study = subprocess.Popen(
+        command, cwd=directory, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield command, study
+    finally:
+        # Its runs end with it.
+        study.kill()
+
+
+def test_an_interrupted_study_stops_its_runs_and_distillations_save_a_checkpoint(
+    stories: Path, texts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    never = {"max_steps": 10**6, "save_steps": 10**6, "logging_steps": 1}
+    with started(stories, texts, tmp_path, **never) as (_, study):
+        _wait_for(lambda: any(out.glob("students/*/log.jsonl")))
+        os.killpg(study.pid, signal.SIGINT)
+        _, said = study.communicate()
+    assert study.returncode == 128 + signal.SIGINT, said
+    assert "Traceback" not in said
+    # Their standard error is the study's, so all of its processes have ended.
+    assert any(out.glob("students/*/checkpoints/checkpoint-*"))
+    assert not any((out / "records").glob("distil-*"))
+
+
+def test_a_killed_study_goes_on(stories: Path, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    # Long enough to be killed in its middle, and soon over.
+    with started(stories, texts, tmp_path, max_steps=400, save_steps=10) as (command, study):
+        _wait_for(lambda: any(out.glob("students/*/checkpoints/checkpoint-*")))
+        study.kill()
+        # Until its runs have ended, too: they have its standard error.
+        study.communicate()
     assert not any((out / "records").glob("distil-*"))
     done = {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()}
     assert [path.name.partition("-")[0] for path in done] == ["untrained"]
@@ -252,48 +268,88 @@ def test_a_killed_study_goes_on(stories: Path, texts: Path, tmp_path: Path) -> N
     assert {line["kind"]: line["resumed"] for line in lines}["distil"] is True
 
 
-def test_a_run_that_fails_stops_no_other(
-    stories: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = Directory(tmp_path)
+def jobs_and_a_fine_one(stories: Path, texts: Path) -> list[Job]:
     fine = {
         "teacher": str(stories), "keep": [0, 4], "order": "last-to-first", "loading": {},
         "measure": {"texts": [str(texts / "held.txt")], "window": 64},
     }  # fmt: skip
-    jobs = [
+    return [
         Job("untrained-w", "untrained", "killed", fine),
         Job("distil-x", "distil", "broken", {"recipe": {"teacher": "nowhere"}, "init": "teacher"}),
         Job("family-x", "family", "after it", {}, needs="distil-x"),
         Job("untrained-y", "untrained", "fine", fine),
     ]
-    workers: list[subprocess.Popen[str]] = []
-    start = pool._start
 
-    def remember(*arguments: Any) -> subprocess.Popen[str]:
-        workers.append(start(*arguments))
-        return workers[-1]
 
-    monkeypatch.setattr(pool, "_start", remember)
+def test_a_run_that_fails_stops_no_other(
+    stories: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = Directory(tmp_path)
+    submit_one = submit._submit
+
+    def and_kill(run: submit.Run, *arguments: Any) -> Any:
+        handle = submit_one(run, *arguments)
+        if run.job.title == "killed":
+            os.kill(int(handle.job_id), signal.SIGKILL)
+        return handle
+
+    monkeypatch.setattr(submit, "_submit", and_kill)
     said: list[str] = []
-
-    def started(job: Job, number: int) -> None:
-        said.append(f"{number} {job.title}")
-        if job.title == "killed":
-            workers[0].kill()
-
-    def ended(job: Job, seconds: float, error: str | None) -> None:
-        said.append(f"{job.title}: {error}")
-
-    failures = pool.run_jobs(jobs, directory, 1, started=started, ended=ended)
+    failures = submit.run_jobs(
+        jobs_and_a_fine_one(stories, texts), directory, 1,
+        started=lambda job, number: said.append(f"{number} {job.title}"),
+        ended=lambda job, seconds, error: said.append(f"{job.title}: {error}"),
+    )  # fmt: skip
     assert [(each.job.title, each.mistake) for each in failures] == [
         ("killed", False), ("broken", True),
     ]  # fmt: skip
-    assert said[:4] == [
-        "1 killed", "killed: its process ended with code -9", "2 fine", "fine: None",
-    ]  # fmt: skip
+    assert said[0] == "1 killed" and "its process was killed" in said[1]
+    assert said[2:4] == ["2 fine", "fine: None"]
     assert said[4] == "3 broken" and len(said) == 6
     assert directory.done() == {"untrained-y"}
-    assert [worker.wait(10) for worker in workers] == [-9, 0]
+
+
+def test_an_error_of_the_study_itself_ends_it_and_its_runs(
+    stories: Path, texts: Path, tmp_path: Path
+) -> None:
+    directory = Directory(tmp_path)
+
+    def ended(job: Job, seconds: float, error: str | None) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        submit.run_jobs(
+            jobs_and_a_fine_one(stories, texts)[1:], directory, 2,
+            started=lambda job, number: None, ended=ended,
+        )  # fmt: skip
+    assert directory.done() <= {"untrained-y"}
+
+
+def test_runs_are_jobs_of_a_slurm_cluster(
+    stories: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for slurm's programs, which run a job here."""
+    programs = {
+        "sbatch": 'echo "Submitted batch job 7"; SLURM_JOB_ID=7 SLURM_NTASKS=1 bash $1 >&2',
+        "srun": "while [[ $1 == -* ]]; do case $1 in -*=*|--unbuffered) shift;; "
+        '*) shift 2;; esac; done; "$@"',
+        "sacct": 'printf "JobID|State|NodeList\\n7|COMPLETED|here\\n"',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    with pytest.raises(StudyError, match="no srun"):
+        submit.check_executor("slurm")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    submit.check_executor("slurm")
+    directory = Directory(tmp_path / "out")
+    failures = submit.run_jobs(
+        jobs_and_a_fine_one(stories, texts)[3:], directory, 1, executor="slurm",
+        started=lambda job, number: None, ended=lambda job, seconds, error: None,
+    )  # fmt: skip
+    assert failures == []
+    assert directory.done() == {"untrained-y"}
 
 
 def test_a_plan_is_shown_without_doing_it(tmp_path: Path) -> None:
@@ -309,7 +365,7 @@ def test_a_plan_is_shown_without_doing_it(tmp_path: Path) -> None:
 
 
 def _wait_for(happened: Any) -> None:
-    end = time.monotonic() + 100
+    end = time.monotonic() + 180
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import options
+
+
+class Executor(StrEnum):
+    """Where runs are done."""
+
+    local = "local"
+    slurm = "slurm"
 
 
 def study(
@@ -32,6 +40,10 @@ def study(
         int,
         typer.Option(min=1, help="Runs at a time; with several GPUs, each takes one in turn."),
     ] = 1,
+    executor: Annotated[
+        Executor,
+        typer.Option(help="Do runs on this machine, or as jobs of a slurm cluster."),
+    ] = Executor.local,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and what they cost, and stop.")
     ] = False,
@@ -63,7 +75,7 @@ def study(
     def say(line: str) -> None:
         errors.print(options.one_line(line), highlight=False, markup=False)
 
-    rows = run_study(parsed, directory, jobs=jobs, say=say)
+    rows = run_study(parsed, directory, jobs=jobs, executor=executor.value, say=say)
     if as_json:
         typer.echo("\n".join(row.model_dump_json() for row in rows))
         return

@@ -13,8 +13,8 @@ from ..evaluate.results import BITS_PER_BYTE, FAMILY, PERPLEXITY, Row
 from .config import EMBEDDED, Study
 from .facts import check_measurable, find_facts, write_embedded_texts
 from .plan import Job, Plan, make_plan
-from .pool import Failure, run_jobs
 from .records import Directory
+from .submit import Executor, Failure, check_executor, run_jobs
 
 Say = Callable[[str], None]
 
@@ -22,7 +22,12 @@ STUDY_FILE = "study.yaml"
 
 
 def run_study(
-    study: Study, out: str | Path, *, jobs: int = 1, say: Say = lambda line: None
+    study: Study,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    executor: Executor = "local",
+    say: Say = lambda line: None,
 ) -> list[Row]:
     """Do what is missing of a study, and write its results and its report.
 
@@ -35,8 +40,9 @@ def run_study(
     Args:
         study: The study.
         out: The output directory; one of the same teacher is continued.
-        jobs: Worker processes; each with a GPU of its own where there are several.
-        say: Told in a line what starts and what ends.
+        jobs: The number of runs at a time; each has a GPU of its own where there are several.
+        executor: `local`: processes of this machine; `slurm`: jobs of a cluster.
+        say: Called with a line for each run that starts or ends.
 
     Returns:
         The rows of the whole study.
@@ -45,14 +51,16 @@ def run_study(
         StudyError: A run failed (those that do not need it are done nevertheless).
         OutputError: `out` holds something else or the teacher, or another process writes into it.
         BoomerangError: The teacher or a text cannot be used.
+        SystemExit: A signal stopped the study; the code is 128 plus its number.
     """
+    check_executor(executor)
     directory = Directory(Path(out))
     check_apart(directory.path, study.teacher)
     with locked(directory.path):
         plan = _prepare(study, directory)
         write_text(directory.path / STUDY_FILE, _yaml(study))
         directory.put_together(plan)
-        failures = _work(plan, directory, jobs, say)
+        failures = _work(plan, directory, jobs, executor, say)
         rows = directory.put_together(plan)
         if any(row.series == FAMILY for row in rows):
             say(f"Report: {_draw(study, rows, directory)}")
@@ -87,7 +95,9 @@ def _prepare(study: Study, directory: Directory) -> Plan:
     return plan
 
 
-def _work(plan: Plan, directory: Directory, workers: int, say: Say) -> list[Failure]:
+def _work(
+    plan: Plan, directory: Directory, jobs: int, executor: Executor, say: Say
+) -> list[Failure]:
     missing = plan.missing(directory.done())
     if not missing:
         return []
@@ -98,10 +108,10 @@ def _work(plan: Plan, directory: Directory, workers: int, say: Say) -> list[Fail
     def ended(job: Job, seconds: float, error: str | None) -> None:
         if error is None:
             directory.put_together(plan)
-        say(f"  {job.title}: {f'{seconds:.0f} s' if error is None else f'failed: {error}'}")
+        say(f"{job.title}: {f'{seconds:.0f} s' if error is None else f'failed: {error}'}")
 
     say(f"{len(missing)} of {len(plan.jobs)} runs to do; what they print is in {directory.logs}")
-    return run_jobs(missing, directory, workers, started=started, ended=ended)
+    return run_jobs(missing, directory, jobs, executor=executor, started=started, ended=ended)
 
 
 def _draw(study: Study, rows: Sequence[Row], directory: Directory) -> Path:

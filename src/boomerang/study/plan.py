@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..baselines.distilled import size_recipe
@@ -77,15 +77,6 @@ class Job:
     needs: str | None = None
     tokens: int | None = None
     flops: int | None = None
-
-    def to_json(self) -> str:
-        """The run as one line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> Job:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(line))
 
 
 @dataclass(frozen=True)

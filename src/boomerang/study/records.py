@@ -100,7 +100,7 @@ class Directory:
 
     @property
     def logs(self) -> Path:
-        """What runs print, a file for each worker."""
+        """The directory of what runs print: a directory for each run."""
         return self.path / "logs"
 
     def family(self, job: str) -> Path:
