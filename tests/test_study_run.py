@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from boomerang.errors import DataError, OutputError
+from boomerang.errors import DataError, OutputError, StudyError
 from boomerang.evaluate.results import Row, read_results
 from boomerang.study import Study, run_study, submit
 from boomerang.study.execute import preview
@@ -330,10 +330,11 @@ def test_runs_are_jobs_of_a_slurm_cluster(
 ) -> None:
     """With stand-ins for slurm's programs, which run a job here."""
     programs = {
-        "sbatch": 'echo "Submitted batch job 7"; SLURM_JOB_ID=7 SLURM_NTASKS=1 bash $1 >&2',
+        "sbatch": "SLURM_JOB_ID=7 SLURM_NTASKS=1 bash $1 >/dev/null 2>&1 &\n"
+        'echo "Submitted batch job 7"',
         "srun": "while [[ $1 == -* ]]; do case $1 in -*=*|--unbuffered) shift;; "
         '*) shift 2;; esac; done; "$@"',
-        "sacct": 'printf "JobID|State|NodeList\\n7|COMPLETED|here\\n"',
+        "sacct": 'printf "JobID|State|NodeList\\n7|RUNNING|here\\n"',
     }
     (tmp_path / "bin").mkdir()
     for name, text in programs.items():

@@ -16,6 +16,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 import submitit
+from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from ..errors import BoomerangError, StudyError
 from .plan import Job
@@ -218,16 +219,17 @@ def _submit(run: Run, folder: Path, executor: Executor) -> submitit.Job[Any]:
 
 
 def _outcome(job: Job, handle: submitit.Job[Any], executor: Executor) -> Failure | None:
-    killed = Failure(
-        job, f"its process was killed, perhaps for its memory; see {handle.paths.stdout}", False
-    )
+    log = handle.paths.stdout
+    killed = Failure(job, f"its process was killed, perhaps for its memory; see {log}", False)
     # Here a result is there as soon as the process has ended; on a cluster submitit waits for it.
     if executor == "local" and not handle.paths.result_pickle.exists():
         return killed
     try:
         failure: Failure | None = handle.result()
-    except submitit.core.utils.UncompletedJobError:
+    except UncompletedJobError:
         return killed
+    except FailedJobError:
+        return Failure(job, f"its process could not start; see {log}", False)
     # Nothing but the log is left to read.
     for path in handle.paths.folder.glob("*.pkl"):
         path.unlink(missing_ok=True)
