@@ -248,7 +248,7 @@ def test_an_interrupted_study_stops_its_runs_and_distillations_save_a_checkpoint
 def test_a_killed_study_goes_on(stories: Path, texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     # Long enough to be killed in its middle, and soon over.
-    with started(stories, texts, tmp_path, max_steps=400, save_steps=10) as (command, study):
+    with started(stories, texts, tmp_path, max_steps=200, save_steps=10) as (command, study):
         _wait_for(lambda: any(out.glob("students/*/checkpoints/checkpoint-*")))
         study.kill()
         # Until its runs have ended, too: they have its standard error.
