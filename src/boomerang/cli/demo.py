@@ -34,7 +34,7 @@ def demo(
     tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Tokens to distil on.", show_default="983,040, or 245,760 with --real"
+            min=1, help="Tokens to distil on.", show_default="983,040, or 307,200 with --real"
         ),
     ] = None,
     controls: Annotated[

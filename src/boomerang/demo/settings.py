@@ -77,7 +77,7 @@ def real_settings() -> dict[str, Any]:
     """The fields of `Settings` for SmolLM2-135M: at most half an hour on two cores."""
     return {
         "order": FIRST_TO_LAST,
-        "steps": 240,
+        "steps": 300,
         "batch_size": 4,
         "learning_rate": 8e-4,
         "bf16": _multiplies_bf16(),
