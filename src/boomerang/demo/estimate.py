@@ -58,25 +58,32 @@ def estimate(
     from ..evaluate.shared_layers import walk
     from ..student import cut
 
-    model = load_model(teacher, dtype=torch.float32)
+    # Where Trainer puts the models; measuring runs on the CPU.
+    accelerated = torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if accelerated else torch.device("cpu")
+    assert device is not None
+    model = load_model(teacher, dtype=torch.float32, device=device)
     how = recipe(plan, teacher, teacher, teacher, text).resolved(read_config(teacher))
     module = DistillModule(
         model, copy.deepcopy(cut(model, layers)), layers, how.loss, freeze=how.freeze
     ).train()
     vocabulary = int(model.config.get_text_config().vocab_size)
-    ids = torch.randint(0, vocabulary, (plan.batch_size, plan.sequence_length))
+    ids = torch.randint(0, vocabulary, (plan.batch_size, plan.sequence_length), device=device)
 
     def step(rows: int) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
             sums = module(input_ids=ids[:rows], labels=ids[:rows])
         (sums["prediction"] + sums["alignment"].sum()).backward()
+        if accelerated:
+            torch.accelerator.synchronize()
 
     @torch.no_grad()
     def measure() -> None:
-        model(ids).logits.log_softmax(-1)
+        model(ids.cpu()).logits.log_softmax(-1)
 
     step(1)
     distilling = _seconds(lambda: step(plan.batch_size)) * plan.steps
+    torch.nn.Module.to(model, "cpu")
     sources = [member.sources for member in layers.members(plan.order)]
     # Layers that sizes share run once; heads do not, and cost about as much as the rest.
     passed = sum(len(sources[visit.path]) - visit.skip for visit in walk(sources))
