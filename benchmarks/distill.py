@@ -35,10 +35,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 import boomerang
-from boomerang.distill.flops import flops_per_token
 from boomerang.distill.losses import IGNORED, Counts, weighted_loss
 from boomerang.distill.module import DistillModule
-from boomerang.distill.preflight import ModelSize
+from boomerang.distill.preflight import ModelSize, flops_per_token
 from boomerang.distill.recipe import Loss
 from boomerang.student import cut
 from boomerang.text.rows import Rows, collate, count_tokens

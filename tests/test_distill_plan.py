@@ -14,9 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from boomerang.distill.callbacks import ShowProgress
-from boomerang.distill.flops import Matrices, flops_per_token, forward_flops_per_token
 from boomerang.distill.module import DistillModule
-from boomerang.distill.preflight import ModelSize, Preflight
+from boomerang.distill.preflight import (
+    Matrices,
+    ModelSize,
+    Preflight,
+    flops_per_token,
+    forward_flops_per_token,
+)
 from boomerang.distill.recipe import Loss
 from test_distill_checkpoints import trainer_in
 from tiny_models import tiny_model, tiny_pair
@@ -68,12 +73,11 @@ def test_the_preflight_counts_the_run() -> None:
 
 
 def test_the_time_that_is_left_is_measured_after_the_warm_up(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = SimpleNamespace(monotonic=iter([100.0, 106.0]).__next__)
     monkeypatch.setattr(sys.modules[ShowProgress.__module__], "time", clock)
-    text = io.StringIO()
-    progress = ShowProgress(Console(file=text, width=200))
+    progress = ShowProgress()
     args, control = TrainingArguments(use_cpu=True), TrainerControl()
     state = TrainerState(max_steps=1_000, global_step=10)
     progress.on_train_begin(args, state, control)
@@ -83,7 +87,9 @@ def test_the_time_that_is_left_is_measured_after_the_warm_up(
         if step != 14:
             progress.on_log(args, state, control, {"loss": 1.0})
     # Nothing until three steps are done; then two steps took six seconds.
-    said = [line.partition("loss 1.000")[2].strip() for line in text.getvalue().splitlines()]
+    begin, *lines = capsys.readouterr().err.splitlines()
+    said = [line.partition("loss 1.000")[2].strip() for line in lines]
+    assert begin == "Going on after step 10 of 1000"
     assert said == ["", "", "", "0:49:15 left"]
 
 

@@ -7,8 +7,7 @@ import pytest
 
 import boomerang
 from boomerang.distill.fields import check_training
-from boomerang.distill.presets import Preset
-from boomerang.distill.recipe import Loss, Recipe
+from boomerang.distill.recipe import Loss, Preset, Recipe
 from boomerang.errors import RecipeError
 from boomerang.layers import LayerMap
 from boomerang.settings import read_yaml

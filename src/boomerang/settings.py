@@ -89,25 +89,29 @@ def overridden(content: dict[str, Any], settings: Sequence[str]) -> dict[str, An
     """
     result = copy.deepcopy(content)
     for setting in settings:
-        _override(result, setting)
+        key, equals, text = setting.partition("=")
+        *outer, last = path = [part.strip() for part in key.split(".")]
+        if not equals or not all(path):
+            what = f"{setting!r} is not a setting"
+            raise RecipeError(what, fix="write key=value, such as loss.kl=1")
+        target = result
+        for part in outer:
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
+            if not isinstance(target, dict):
+                raise RecipeError(f"{part} has no keys of its own", where=key)
+        target[last] = _load(text, key)
     return result
 
 
-def _override(content: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
-    path = [part.strip() for part in key.split(".")]
-    if not equals or not all(path):
-        raise RecipeError(f"{setting!r} is not a setting", fix="write key=value, such as loss.kl=1")
-    value = _load(text, key)
-    target = content
-    for part in path[:-1]:
-        inner = target.get(part)
-        inner = {} if inner is None else inner
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{part} has no keys of its own", where=key)
-        target[part] = inner
-        target = inner
-    target[path[-1]] = value
+def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Keys over others, as a new dict: `own` wins, key by key also inside of dicts."""
+    result = {**base, **own}
+    for key in base.keys() & own.keys():
+        if isinstance(base[key], dict) and isinstance(own[key], dict):
+            result[key] = merged(base[key], own[key])
+    return result
 
 
 def _load(text: str | bytes, where: object) -> Any:
@@ -124,7 +128,7 @@ def _load(text: str | bytes, where: object) -> Any:
 
 
 def as_recipe_error(error: ValidationError, model: type[Any]) -> RecipeError:
-    """The most telling of pydantic's complaints: the key, what is wrong, and what is allowed.
+    """One of pydantic's complaints in a line: the key, what is wrong, and what is allowed.
 
     Args:
         error: What pydantic raised.
@@ -132,11 +136,17 @@ def as_recipe_error(error: ValidationError, model: type[Any]) -> RecipeError:
     """
     # Among the alternatives of a union the one that was meant got furthest.
     first = max(error.errors(), key=lambda complaint: len(complaint["loc"]))
-    path = _path(first["loc"], model)
-    key = ".".join(path) or None
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = _keys(path[:-1], model)
-        words = hint(path[-1], allowed) or f"; allowed are {', '.join(allowed)}"
+    location = [str(part) for part in first["loc"]]
+    unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+    name = location.pop() if unknown else ""
+    # Pydantic names the alternatives of a union too: `list[int]`, `KeepEvery`.
+    path = [part for part in location if "[" not in part and not part[:1].isupper()]
+    key = ".".join(filter(None, [*path, name])) or None
+    if unknown:
+        for part in path:
+            model = next(_models(_types(model).get(part)), model)
+        allowed = list(_types(model))
+        words = hint(name, allowed) or f"; allowed are {', '.join(allowed)}"
         return RecipeError(f"unknown key{words}", where=key)
     if first["type"] == "missing":
         return RecipeError("is missing", where=key)
@@ -157,41 +167,16 @@ def complaint(error: ErrorDetails) -> str:
     return f"{message}, not {error['input']!r}"
 
 
-def _path(location: Sequence[int | str], model: type[Any]) -> list[str]:
-    """A place as a user writes it: without the names of a union's alternatives."""
-    path: list[str] = []
-    for part in location:
-        name = str(part)
-        tag = bool(path) and ("[" in name or name in {m.__name__ for m in _nested(model)})
-        if not tag:
-            path.append(name)
-    return path
-
-
-def _keys(path: Sequence[str], model: type[Any]) -> list[str]:
-    """The keys that are allowed at a place."""
-    for part in path:
-        inner = list(_models(_fields(model).get(part)))
-        if inner:
-            model = inner[-1]
-    return list(_fields(model))
-
-
-def _fields(model: type[Any]) -> dict[str, Any]:
-    """The types of the keys."""
+def _types(model: type[Any]) -> dict[str, Any]:
+    """The type of each key."""
     if issubclass(model, BaseModel):
         return {name: field.annotation for name, field in model.model_fields.items()}
     hints = get_type_hints(model)
     return {field.name: hints[field.name] for field in fields(model)}
 
 
-def _nested(model: type[Any]) -> set[type[Any]]:
-    """All models that the fields of a model are made of."""
-    direct = {m for annotation in _fields(model).values() for m in _models(annotation)}
-    return direct.union(*map(_nested, direct))
-
-
 def _models(annotation: Any) -> Iterator[type[Any]]:
+    """The models that a type is made of."""
     if isinstance(annotation, type) and (
         issubclass(annotation, BaseModel) or is_dataclass(annotation)
     ):

@@ -1,33 +1,28 @@
-"""A run's log file and its progress display."""
+"""What a run prints and logs."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..checkpoint.output import write_text
+from ..progress import show_progress
 
 if TYPE_CHECKING:
     from .preflight import Preflight
 
-# Loss terms of the display, in this order; the log file has all of them.
+# Loss terms that are shown, in this order; the log file has all of them.
 _SHOWN = ("loss", "ce", "kl", "alignment", "eval_loss", "eval_ce", "eval_perplexity")
 _MEMBER = "eval_perplexity_patch_"
-
 # The first steps of a run are slower than the rest: the time left is not estimated from them.
 _WARM_UP_STEPS = 3
 
@@ -41,17 +36,18 @@ class JsonLines(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Drop the lines of steps that a resumed run does again."""
-        if not state.is_world_process_zero or not self.path.exists():
-            return
-        lines = self.path.read_text().splitlines(keepends=True)
-        # A run that begins anew keeps no line, not even the evaluation before its first step.
-        kept = [
-            line
-            for line in lines
-            if state.global_step and line.endswith("\n") and _stays(json.loads(line), state)
-        ]
-        write_text(self.path, "".join(kept))
+        """Drop the lines of steps that a resumed run repeats."""
+
+        def stays(line: str) -> bool:
+            # A run that begins anew keeps no line, a resumed run no summary.
+            if not state.global_step or not line.endswith("\n"):
+                return False
+            entry = json.loads(line)
+            return entry["step"] <= state.global_step and "train_runtime" not in entry
+
+        if state.is_world_process_zero and self.path.exists():
+            lines = self.path.read_text().splitlines(keepends=True)
+            write_text(self.path, "".join(filter(stays, lines)))
 
     def on_log(
         self,
@@ -67,68 +63,38 @@ class JsonLines(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
 
-def _stays(entry: dict[str, Any], state: TrainerState) -> bool:
-    """Whether a line is of a step that is done, and not the summary of a run that was stopped."""
-    return entry["step"] <= state.global_step and "train_runtime" not in entry
+class ShowProgress(TrainerCallback):
+    """Prints what the run will take, then a line for each log, with a bar on a terminal.
 
-
-class ShowPreflight(TrainerCallback):
-    """Prints what the run will take, on standard error, before the first step.
+    Everything goes to standard error.
 
     Args:
-        make: Makes it from the number of steps.
-        console: Where to.
+        preflight: Counts what a run of so many steps will take; None to print no table.
     """
 
-    def __init__(self, make: Callable[[int], Preflight], console: Console | None = None) -> None:
-        self.make = make
-        self.console = console or Console(stderr=True)
+    def __init__(self, preflight: Callable[[int], Preflight] | None = None) -> None:
+        self.preflight = preflight
+        self._bar = ExitStack()
+        self._advance: Callable[[int], None] = lambda steps: None
+        self._first = 0
+        self._warm: tuple[int, float] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Print it."""
+        """Print the table and open the bar."""
+        self._warm, self._first = None, state.global_step
         if not state.is_world_process_zero:
             return
-        self.console.print(self.make(state.max_steps).table(), highlight=False, markup=False)
+        if self.preflight is not None:
+            table = self.preflight(state.max_steps).table()
+            Console(stderr=True).print(table, highlight=False, markup=False)
         if state.global_step:
-            self.console.print(
-                f"Going on after step {state.global_step} of {state.max_steps}", highlight=False
-            )
-
-
-class ShowProgress(TrainerCallback):
-    """Steps, loss terms, tokens per second and time left, on standard error.
-
-    A bar on a terminal; elsewhere, where a bar would show nothing, a line for each log.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
-        self._progress: Progress | None = None
-        self._warm: tuple[int, float] | None = None
-        self._first = 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Open the bar."""
-        self._warm, self._first = None, state.global_step
-        if not state.is_world_process_zero or not self.console.is_terminal:
-            return
-        self._progress = Progress(
-            TextColumn("distil"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[terms]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=self.console,
-        )
-        self._progress.add_task(
-            "", total=state.max_steps, completed=state.global_step, terms="", left=""
-        )
-        self._progress.start()
+            _print(f"Going on after step {state.global_step} of {state.max_steps}")
+        # Elsewhere the lines of the log are enough.
+        bar = show_progress("Distilling", state.max_steps, shown=sys.stderr.isatty())
+        self._advance = self._bar.enter_context(bar)
+        self._advance(state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -136,19 +102,7 @@ class ShowProgress(TrainerCallback):
         """Advance the bar."""
         if self._warm is None and state.global_step - self._first >= _WARM_UP_STEPS:
             self._warm = state.global_step, time.monotonic()
-        if self._progress is not None:
-            self._progress.update(
-                self._progress.task_ids[0], completed=state.global_step, left=self._left(state)
-            )
-
-    def _left(self, state: TrainerState) -> str:
-        """The time that is left at the speed since the warm-up; empty while that is unknown."""
-        if self._warm is None or state.global_step == self._warm[0]:
-            return ""
-        step, since = self._warm
-        seconds = (time.monotonic() - since) / (state.global_step - step)
-        left = timedelta(seconds=round(seconds * (state.max_steps - state.global_step)))
-        return f"{left} left"
+        self._advance(1)
 
     def on_log(
         self,
@@ -158,20 +112,21 @@ class ShowProgress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Show the newest loss terms."""
-        terms = describe(logs or {})
-        if not terms or not state.is_world_process_zero:
-            return
-        if self._progress is not None and "loss" in (logs or {}):
-            self._progress.update(self._progress.task_ids[0], terms=terms)
-        else:
-            # An evaluation stays on the screen, above the bar.
-            left = self._left(state) if "loss" in (logs or {}) else ""
-            self.console.print(
-                f"step {state.global_step}/{state.max_steps}  {terms}  {left}".rstrip(),
-                highlight=False,
-                soft_wrap=True,
-            )
+        """Print the loss terms, the speed and the time left."""
+        logs = logs or {}
+        terms = describe(logs)
+        if terms and state.is_world_process_zero:
+            left = self._time_left(state) if "loss" in logs else ""
+            _print(f"step {state.global_step}/{state.max_steps}  {terms}  {left}".rstrip())
+
+    def _time_left(self, state: TrainerState) -> str:
+        """At the speed since the warm-up; empty while that is unknown."""
+        if self._warm is None or state.global_step == self._warm[0]:
+            return ""
+        step, since = self._warm
+        seconds = (time.monotonic() - since) / (state.global_step - step)
+        left = timedelta(seconds=round(seconds * (state.max_steps - state.global_step)))
+        return f"{left} left"
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -181,9 +136,7 @@ class ShowProgress(TrainerCallback):
 
     def close(self) -> None:
         """Give the terminal back, also after an error."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._bar.close()
 
 
 def describe(logs: dict[str, Any]) -> str:
@@ -197,3 +150,8 @@ def describe(logs: dict[str, Any]) -> str:
     if "tokens_per_second" in logs:
         parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)
+
+
+def _print(line: str) -> None:
+    # Through sys.stderr, where rich puts lines above its bar.
+    print(line, file=sys.stderr, flush=True)

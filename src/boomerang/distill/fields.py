@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import BoomerangError, RecipeError
 from ..settings import complaint, hint
 
-_SHARDING = "it knows no teacher; `shard: true` shards both models over the processes"
+_SHARDING = "set `shard: true`, which shards both models over the processes"
 
 # Fields of TrainingArguments that mean something else here or nothing at all.
 _NOT_HERE = {
@@ -39,30 +39,18 @@ _COUNTS = (
 _INTERVALS = ("save_steps", "eval_steps", "logging_steps")
 
 
-def _misuse(key: str, value: Any) -> str | None:
-    """What is wrong with a value that transformers finds wrong late, or not at all."""
-    if key in _COUNTS and value < 1:
-        return f"{key} is {value} and must be at least 1"
-    if key in _INTERVALS and value <= 0:
-        return f"{key} is {value} and must be more than 0"
-    # Trainer takes every other number as "by epochs".
-    if key == "max_steps" and value < 1 and value != -1:
-        return f"{key} is {value} and must be at least 1, or -1"
-    if key == "accelerator_config" and isinstance(value, dict) and value.get("split_batches"):
-        return f"{key} must not split batches: a batch is that of one process"
-    return None
-
-
 def check_training(training: dict[str, Any]) -> None:
-    """Refuse what is no field, or no value of its type.
+    """Refuse what is no field, or no value of its type, before transformers would.
 
     Raises:
         ValueError: Names the field.
     """
-    # Importing transformers costs seconds, and a recipe without the key does not need it.
+    if not training:
+        return
+    # Importing transformers costs seconds.
     from transformers import TrainingArguments
 
-    hints = get_type_hints(TrainingArguments)
+    types = get_type_hints(TrainingArguments)
     allowed = TrainingArguments.__dataclass_fields__.keys() - _NOT_HERE.keys()
     for key, value in training.items():
         if key in _NOT_HERE:
@@ -70,18 +58,25 @@ def check_training(training: dict[str, Any]) -> None:
         if key not in allowed:
             raise ValueError(f"{key} is no field of TrainingArguments{hint(key, allowed)}")
         try:
-            TypeAdapter(hints[key]).validate_python(value, strict=True)
+            TypeAdapter(types[key]).validate_python(value, strict=True)
         except ValidationError as error:
             raise ValueError(f"{key}: {complaint(error.errors()[0])}") from None
-        problem = None if value is None else _misuse(key, value)
-        if problem is not None:
-            raise ValueError(problem)
+        if value is None:
+            continue
+        if key in _COUNTS and value < 1:
+            raise ValueError(f"{key} is {value} and must be at least 1")
+        if key in _INTERVALS and value <= 0:
+            raise ValueError(f"{key} is {value} and must be more than 0")
+        # Trainer takes every other number as "by epochs".
+        if key == "max_steps" and value < 1 and value != -1:
+            raise ValueError(f"{key} is {value} and must be at least 1, or -1")
+        if key == "accelerator_config" and isinstance(value, dict) and value.get("split_batches"):
+            raise ValueError(f"{key} must not split batches: a batch is that of one process")
 
 
 @contextmanager
 def refused_as_recipe() -> Iterator[None]:
     """Turn what transformers and torch refuse into a mistake in the recipe's `training`."""
-    # Only a process that trains gets here, and it has imported torch.
     from torch import OutOfMemoryError
 
     try:

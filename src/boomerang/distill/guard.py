@@ -11,18 +11,12 @@ from torch.utils.data import Dataset
 
 from ..text.rows import collate
 
-# The place of a row in its dataset, carried along with it.
 ROW = "row"
-
 _SHOWN = 16
 
 
 class NumberedRows(Dataset[dict[str, Tensor]]):
-    """A dataset whose rows know their place in it, as `ROW`.
-
-    Args:
-        rows: Any dataset of dicts that knows its length.
-    """
+    """Rows with their number in the dataset, as `ROW`."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -43,26 +37,22 @@ def collate_numbered(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 class StepGuard:
     """Remembers the losses of a step's micro-batches and says whether the step may be applied."""
 
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._rows: list[list[int]] = []
-
     def begin(self, batches: Sequence[dict[str, Tensor]]) -> None:
         """Begin a step; the numbers of the rows are taken out of its micro-batches."""
-        self._rows = [batch.pop(ROW).tolist() for batch in batches]
-        self._losses = []
+        self._rows: list[list[int]] = [batch.pop(ROW).tolist() for batch in batches]
+        self._losses: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
         """Add the loss of the next micro-batch, 0-dimensional, without waiting for it."""
         self._losses.append(loss.detach())
 
     def problem(self, gradient_norm: Tensor | float | None) -> str | None:
-        """What forbids the step, as a clause; None when nothing does.
+        """Why the step must not be applied, as a clause; None where it may be.
 
-        The one place that waits for the device, once for the whole step.
+        Waits for the device, once for the whole step.
 
         Args:
-            gradient_norm: Of all gradients, before clipping; None where it may be infinite, as
+            gradient_norm: Of all gradients, before clipping. None where it may be infinite, as
                 with the loss scaling of fp16, which skips such steps itself.
         """
         losses = torch.stack(self._losses).float().cpu()

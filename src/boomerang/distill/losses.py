@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..text.rows import IGNORED as IGNORED
-from .sections import Distance, Loss
+from .recipe import Distance, Loss
 
 _EPSILON = 1e-8
 # Tokens are compared in so many parts, but in none smaller than a processor's cache.

@@ -28,7 +28,7 @@ from .fields import refused_as_recipe
 from .live_members import Members
 from .losses import alignment_sum
 from .prediction import Prediction, Targets
-from .sections import Loss, Part
+from .recipe import Loss, Part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

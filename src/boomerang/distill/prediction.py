@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from ..models.head import Head
 from ..models.matrix import Sums
 from .losses import IGNORED, prediction_losses, shifted, sum_dtype
-from .sections import Loss
+from .recipe import Loss
 
 # A gradient in less than fp32 is scaled in parts of this many elements, each by way of fp32.
 _PART = 2**22

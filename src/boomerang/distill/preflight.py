@@ -1,43 +1,84 @@
-"""What a run will take: parameters, tokens, operations, memory."""
+"""What a run will take: parameters, tokens, operations, memory.
+
+Operations are counted as in PaLM (Chowdhery et al., arXiv 2204.02311, appendix B): training on a
+token takes 6N + 12·L·H·Q·T, a third of them forward and two thirds backward. Every row counts as
+full, every token attends to all T tokens of its row, and nothing is recomputed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from torch import nn
-
-from ..models.modules import layer_stack
 from ..units import show_bytes, show_count
-from .flops import Matrices, flops_per_token
-from .sharding import is_sharded
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from transformers import PreTrainedModel, TrainingArguments
 
     from .module import DistillModule
 
-# Bytes of state for each trained parameter.
+# Bytes of optimizer state for each trained parameter.
 _OPTIMIZER_BYTES = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "stable_adamw"), 8),
     **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"), 2),
     "sgd": 0,
 }
-
-# fp32 tensors that hold a chunk of logits, student's, teacher's and gradient, at the same time.
+# fp32 tensors that hold a chunk of logits at the same time: student's, teacher's and gradient.
 _LOGITS = 4
 
 
 @dataclass(frozen=True)
-class ModelSize:
-    """The size of a live model.
+class Matrices:
+    """The parts of a model that decide how much a token costs.
 
     Args:
-        parameters: All of them; a tied matrix counts once.
+        parameters: N, without tables that are only looked up. A tied embedding counts, as the
+            head. In a mixture of experts, all experts count.
+        num_layers: L.
+        attention_width: H·Q, the heads times the size of a head; 0 without attention.
+    """
+
+    parameters: int
+    num_layers: int
+    attention_width: int
+
+
+def attention_width(text_config: Mapping[str, Any]) -> int:
+    """The heads times the size of a head, from a text config; 0 where it does not tell.
+
+    GPT-2's config has names of its own for the two.
+    """
+    heads = text_config.get("num_attention_heads") or text_config.get("n_head") or 0
+    width = text_config.get("hidden_size") or text_config.get("n_embd") or 0
+    size = text_config.get("head_dim") or (width // heads if heads else 0)
+    return int(heads * size)
+
+
+def forward_flops_per_token(model: Matrices, sequence_length: int) -> int:
+    """2N + 4·L·H·Q·T: a multiplication and an addition for each parameter, and the attention."""
+    attention = model.num_layers * model.attention_width * sequence_length
+    return 2 * model.parameters + 4 * attention
+
+
+def flops_per_token(student: Matrices, teacher: Matrices, sequence_length: int) -> int:
+    """Operations of distillation for a token: the student is trained, the teacher runs forward.
+
+    Without the losses. Switched, mirrored and frozen parts count as if they were trained.
+    """
+    trained = 3 * forward_flops_per_token(student, sequence_length)
+    return trained + forward_flops_per_token(teacher, sequence_length)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The size of a live model; a tied matrix counts once.
+
+    Args:
+        parameters: All parameters.
         trained: Those that take a gradient.
-        bytes: Of the weights.
+        bytes: Bytes of the weights.
         matrices: What decides how much a token costs.
     """
 
@@ -49,21 +90,32 @@ class ModelSize:
     @classmethod
     def of(cls, model: PreTrainedModel) -> ModelSize:
         """Count a model."""
+        from torch.nn import Embedding
+
+        from ..models.modules import layer_stack
+
         parameters = list(model.parameters())
         count = sum(p.numel() for p in parameters)
+        output: Any = model.get_output_embeddings()
+        head = None if output is None else output.weight
+        tables = [m.weight for m in model.modules() if isinstance(m, Embedding)]
+        looked_up = sum(table.numel() for table in tables if table is not head)
         config: Any = model.config.get_text_config()
-        heads = getattr(config, "num_attention_heads", 0) or 0
-        size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
         return cls(
             parameters=count,
             trained=sum(p.numel() for p in parameters if p.requires_grad),
             bytes=sum(p.numel() * p.element_size() for p in parameters),
             matrices=Matrices(
-                parameters=count - sum(table.weight.numel() for table in _tables(model)),
-                num_layers=len(layer_stack(model)),
-                attention_width=heads * size,
+                count - looked_up, len(layer_stack(model)), attention_width(config.to_dict())
             ),
         )
+
+    def __str__(self) -> str:
+        text = f"{self.matrices.num_layers} layers, {show_count(self.parameters)} parameters"
+        if not self.trained:
+            return f"{text}, frozen"
+        frozen = show_count(self.parameters - self.trained)
+        return f"{text}, {show_count(self.trained)} trained, {frozen} frozen"
 
 
 @dataclass(frozen=True)
@@ -76,8 +128,7 @@ class Preflight:
         rows: Rows in a step: micro-batch, accumulated micro-batches, processes.
         sequence_length: Tokens in a row.
         steps: Optimizer steps of the whole run.
-        memory: Bytes that each process needs, by what for; the student's activations are not among
-            them.
+        memory: Bytes that each process needs by purpose, without the student's activations.
     """
 
     student: ModelSize
@@ -94,14 +145,8 @@ class Preflight:
         """Count what a run is made of."""
         student, teacher = ModelSize.of(module.student), ModelSize.of(module.teacher)
         rows = (args.train_batch_size, args.gradient_accumulation_steps, args.world_size)
-        return cls(
-            student,
-            teacher,
-            rows,
-            sequence_length,
-            steps,
-            _memory(module, args, student, teacher, rows[0] * sequence_length),
-        )
+        memory = _memory(module, args, student, teacher, rows[0] * sequence_length)
+        return cls(student, teacher, rows, sequence_length, steps, memory)
 
     @property
     def tokens(self) -> int:
@@ -111,39 +156,33 @@ class Preflight:
 
     @property
     def flops_per_token(self) -> int:
-        """Floating-point operations for each of them."""
+        """Floating-point operations for each token."""
         return flops_per_token(self.student.matrices, self.teacher.matrices, self.sequence_length)
 
     def table(self) -> Table:
         """All of it as a table for people."""
-        table = Table.grid(padding=(0, 2))
-        table.add_row("teacher", _describe(self.teacher))
-        table.add_row("student", _describe(self.student))
+        from rich.table import Table
+
         words = ("rows", "micro-batches", "processes")
         factors = [f"{n} {word}" for n, word in zip(self.rows, words, strict=True) if n > 1]
         factors.append(f"{self.sequence_length:,}")
-        table.add_row("step", f"{self.tokens:,} tokens: {' x '.join(factors)}")
         tokens = self.steps * self.tokens
+        parts = ", ".join(f"{name} {show_bytes(size)}" for name, size in self.memory.items())
+        table = Table.grid(padding=(0, 2))
+        table.add_row("teacher", str(self.teacher))
+        table.add_row("student", str(self.student))
+        table.add_row("step", f"{self.tokens:,} tokens: {' x '.join(factors)}")
         table.add_row(
             "run",
             f"{self.steps:,} steps, {show_count(tokens)} tokens, "
             f"{tokens * self.flops_per_token:.2e} FLOP ({self.flops_per_token:.2e} a token)",
         )
-        parts = ", ".join(f"{name} {show_bytes(size)}" for name, size in self.memory.items())
         table.add_row(
             "memory",
             f"{show_bytes(sum(self.memory.values()))} and the student's activations, per process: "
             f"{parts}",
         )
         return table
-
-
-def _describe(model: ModelSize) -> str:
-    text = f"{model.matrices.num_layers} layers, {show_count(model.parameters)} parameters"
-    frozen = model.parameters - model.trained
-    if not model.trained:
-        return f"{text}, frozen"
-    return f"{text}, {show_count(model.trained)} trained, {show_count(frozen)} frozen"
 
 
 def _memory(
@@ -153,6 +192,8 @@ def _memory(
     teacher: ModelSize,
     tokens: int,
 ) -> dict[str, int]:
+    from .sharding import is_sharded
+
     width: int = module.student.config.get_text_config().hidden_size
     parts = {"weights": student.bytes + teacher.bytes, "gradients": 4 * student.trained}
     optimizer = str(getattr(args.optim, "value", args.optim))
@@ -167,13 +208,3 @@ def _memory(
         # A chunk of logits is about as large as the hidden states.
         parts["logits"] = _LOGITS * 4 * tokens * width
     return parts
-
-
-def _tables(model: PreTrainedModel) -> Iterator[Any]:
-    """The tables that are only looked up, and no output matrix as well."""
-    output: Any = model.get_output_embeddings()
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) and (
-            output is None or module.weight is not output.weight
-        ):
-            yield module

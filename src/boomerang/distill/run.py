@@ -21,7 +21,7 @@ from ..settings import hint
 from ..student import cut
 from ..text.prepare import largest_token, load_phases, load_rows, prepare_rows, rows_hash
 from ..text.rows import Rows
-from .callbacks import JsonLines, ShowPreflight, ShowProgress
+from .callbacks import JsonLines, ShowProgress
 from .checkpoints import checkpoint_to_resume, last_checkpoint
 from .fields import refused_as_recipe
 from .inputs import Inputs
@@ -138,8 +138,8 @@ def _run(
 ) -> None:
     args = trainer.args
     preflight = partial(Preflight.of, trainer.module, args, recipe.data.sequence_length)
-    progress, stop = ShowProgress(), StopOnSignal()
-    for callback in (JsonLines(out.path / LOG), ShowPreflight(preflight), progress, stop):
+    progress, stop = ShowProgress(preflight), StopOnSignal()
+    for callback in (JsonLines(out.path / LOG), progress, stop):
         trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -9,11 +9,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ..distill.presets import merged
 from ..errors import RecipeError, StudyError
 from ..evaluate import options
 from ..evaluate.results import FAMILY, PRETRAINED
-from ..settings import Section, as_recipe_error, overridden, read_yaml
+from ..settings import Section, as_recipe_error, merged, overridden, read_yaml
 
 Init = Literal["teacher", "random", "untrained"]
 # As much as numpy, which Trainer seeds, takes.

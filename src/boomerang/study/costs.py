@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from ..distill.flops import Matrices, flops_per_token
+from ..distill.preflight import Matrices, flops_per_token
 from ..distill.recipe import Recipe
 
 # As transformers.TrainingArguments has it.
@@ -42,17 +41,6 @@ class Shape:
         return self.matrices(range(len(self.layers)))
 
 
-def attention_width(text_config: Mapping[str, Any]) -> int:
-    """The heads times the size of a head, from a text config; 0 where it does not tell.
-
-    GPT-2's config has names of its own for the two.
-    """
-    heads = text_config.get("num_attention_heads") or text_config.get("n_head") or 0
-    width = text_config.get("hidden_size") or text_config.get("n_embd") or 0
-    size = text_config.get("head_dim") or (width // heads if heads else 0)
-    return int(heads * size)
-
-
 def tokens(recipe: Recipe) -> int | None:
     """Tokens that a recipe trains on in one process; None where the text decides (epochs)."""
     training = recipe.training
@@ -65,7 +53,7 @@ def tokens(recipe: Recipe) -> int | None:
 
 
 def flops(recipe: Recipe, kept: Iterable[int], shape: Shape) -> int | None:
-    """Floating-point operations of a distillation, counted as in `distill.flops`.
+    """Floating-point operations of a distillation, counted as in `distill.preflight`.
 
     Args:
         recipe: Its recipe.

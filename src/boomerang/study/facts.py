@@ -13,6 +13,7 @@ from ..checkpoint.directory import Checkpoint
 from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
 from ..demo import assets
+from ..distill.preflight import attention_width
 from ..errors import DataError
 from ..evaluate.perplexity import DEFAULT_WINDOW
 from ..hashing import content_hash
@@ -21,7 +22,7 @@ from ..models.names import is_matrix
 from ..text.documents import check_file, join_documents, read_documents
 from ..text.windows import cut_windows
 from .config import EMBEDDED, Study
-from .costs import Shape, attention_width
+from .costs import Shape
 from .plan import Facts
 
 # Of each held-out book, and of each of the first two training books.

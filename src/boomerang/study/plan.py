@@ -13,8 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..baselines.distilled import size_recipe
-from ..distill.recipe import Recipe
-from ..distill.sections import ModelOptions
+from ..distill.recipe import ModelOptions, Recipe
 from ..errors import LayerMapError, RecipeError, StudyError
 from ..evaluate.results import FAMILY, PRETRAINED
 from ..layers import Order
