@@ -10,25 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boomerang.checkpoint.blueprint import open_teacher
 from boomerang.distill.preflight import ModelSize
 from boomerang.study.config import Study
-from boomerang.study.costs import Shape
-from boomerang.study.facts import shape_of
-from boomerang.study.plan import Facts, Job, Plan, make_plan
+from boomerang.study.facts import Facts, find_facts
+from boomerang.study.plan import Job, Plan, make_plan
 from boomerang.study.submit import _share, next_job
 from tiny_models import tiny_model
 
 FACTS = Facts(
     teacher="teacher",
-    config={"num_hidden_layers": 8, "model_type": "qwen3"},
+    config={
+        "num_hidden_layers": 8, "model_type": "qwen3", "num_attention_heads": 4, "head_dim": 4,
+    },
     hash="t",
-    shape=Shape((100,) * 8, 50, 16),
+    layers=(100,) * 8,
+    outside=50,
     training=("train.txt",),
     texts=("held.txt",),
     calibration=("some.txt",),
     hashes={"train.txt": "a", "held.txt": "b", "some.txt": "c"},
-)
+)  # fmt: skip
 CONTENT: dict[str, Any] = {
     "teacher": "embedded",
     "recipe": {
@@ -128,8 +129,9 @@ def test_operations_are_those_that_distillation_counts(
 ) -> None:
     model = tiny_model(name, tied=tied)
     model.save_pretrained(tmp_path)
-    shape = shape_of(open_teacher(tmp_path))
-    assert shape.whole == ModelSize.of(model).matrices
+    study = Study.parse({"teacher": str(tmp_path), "recipe": {}, "measure": {"tasks": "arc_easy"}})
+    facts = find_facts(study, tmp_path, download=False)
+    assert facts.matrices(range(facts.num_layers)) == ModelSize.of(model).matrices
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=9), st.randoms())

@@ -10,6 +10,17 @@ from .errors import CheckpointError
 _CHUNK = 1 << 20
 
 
+def short_hash(data: str | bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of bytes, or of text in UTF-8."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:16]
+
+
+def file_hash(path: str | Path) -> str:
+    """The short hash of a file's bytes, which are streamed; raises `OSError`."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def content_hash(directory: str | Path) -> str:
     """A short hash of a checkpoint: its `config.json` and every safetensors file, in full.
 

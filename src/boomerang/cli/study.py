@@ -58,8 +58,7 @@ def study(
     directory = Path(f"study-{Path(config).stem}") if out is None else out
     errors = Console(stderr=True, soft_wrap=True)
 
-    from ..study.execute import preview, run_study
-    from ..study.summary import plan_table, summary_tables
+    from ..study.execute import plan_table, preview, run_study, summary_tables
 
     if dry_run:
         plan, missing = preview(parsed, directory)

@@ -1,10 +1,9 @@
-"""What a plan has to know of the teacher and the texts; the embedded texts are written as files."""
+"""What a plan needs to know about the teacher and the texts."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,66 @@ from ..checkpoint.directory import Checkpoint
 from ..checkpoint.output import write_text
 from ..checkpoint.resolve import resolve
 from ..demo import assets
-from ..distill.preflight import attention_width
+from ..distill.preflight import Matrices, attention_width
 from ..errors import DataError
 from ..evaluate.perplexity import DEFAULT_WINDOW
-from ..hashing import content_hash
+from ..hashing import content_hash, file_hash, short_hash
 from ..models.config import max_positions, num_layers, text_config
 from ..models.names import is_matrix
 from ..text.documents import check_file, join_documents, read_documents
 from ..text.windows import cut_windows
 from .config import EMBEDDED, Study
-from .costs import Shape
-from .plan import Facts
 
-# Of each held-out book, and of each of the first two training books.
+# Characters of each held-out book, and of each of the first two training books.
 _MEASURED, _CALIBRATION = 60_000, 8_000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan needs to know besides the study.
+
+    Args:
+        teacher: The teacher as recipes name it.
+        config: Its `config.json`.
+        hash: Its content hash; empty if its weights are not here.
+        layers: The parameters of each of its layers.
+        outside: The parameters outside the layers that each token is multiplied with: the head.
+        training: Text files to distil on where the recipe names none.
+        texts: Text files to measure on.
+        calibration: Text files to calibrate on.
+        hashes: Content hashes of these files by path, and of pretrained models by reference.
+    """
+
+    teacher: str
+    config: Mapping[str, Any]
+    hash: str
+    layers: tuple[int, ...]
+    outside: int
+    training: tuple[str, ...]
+    texts: tuple[str, ...]
+    calibration: tuple[str, ...]
+    hashes: Mapping[str, str]
+
+    @property
+    def num_layers(self) -> int:
+        """N."""
+        return len(self.layers)
+
+    def matrices(self, layers: Iterable[int]) -> Matrices:
+        """The model of some of the teacher's layers, as operations are counted."""
+        chosen = [self.layers[i] for i in layers]
+        width = attention_width(text_config(dict(self.config)))
+        return Matrices(self.outside + sum(chosen), len(chosen), width)
 
 
 def find_facts(study: Study, texts: Path, *, download: bool) -> Facts:
     """Look at the teacher and the texts; nothing is written.
 
     Args:
-        study: What names them.
+        study: The study.
         texts: Where the embedded teacher's texts are, or will be.
-        download: Whether to download the weights of models on the hub. Without them there are no
-            hashes of these models, and the runs of the plan that need them have other names.
+        download: Whether to download the weights of models on the hub. Without them these models
+            have no hashes, and the runs of the plan that need them have other names.
 
     Raises:
         CheckpointError, ConfigError, ArchitectureError: The teacher cannot be used.
@@ -53,15 +88,16 @@ def find_facts(study: Study, texts: Path, *, download: bool) -> Facts:
     measured = list(study.measure.texts or ([] if study.measure.tasks else held_out))
     calibration = list(study.baselines.calibration or excerpt)
     named = {*measured, *calibration, *training, *_training_files(study)}
-    hashes = {p: _hash(own[p].encode()) if p in own else _file_hash(p) for p in sorted(named)}
+    hashes = {path: short_hash(own[path]) if path in own else _hash(path) for path in sorted(named)}
     models = [each for each in study.baselines.pretrained if download or Path(each).is_dir()]
     hashes |= {model: content_hash(resolve(model)) for model in models}
-    there = any(directory.glob("*.safetensors"))
+    layers, outside = count_parameters(checkpoint)
     return Facts(
         teacher=teacher,
         config=checkpoint.config,
-        hash=content_hash(directory) if there else "",
-        shape=shape_of(checkpoint),
+        hash=content_hash(directory) if any(directory.glob("*.safetensors")) else "",
+        layers=layers,
+        outside=outside,
         training=tuple(training),
         texts=tuple(measured),
         calibration=tuple(calibration),
@@ -69,28 +105,25 @@ def find_facts(study: Study, texts: Path, *, download: bool) -> Facts:
     )
 
 
-def shape_of(teacher: Checkpoint) -> Shape:
-    """What decides the cost of a teacher's students, from its headers or its config."""
+def count_parameters(teacher: Checkpoint) -> tuple[tuple[int, ...], int]:
+    """The parameters of each layer, and those outside that a token is multiplied with."""
     layers = [teacher.layer(i) for i in range(num_layers(teacher.config))]
     inside = {id(tensor) for layer in layers for tensor in layer.values()}
     outside = {n: t for n, t in teacher.tensors.items() if id(t) not in inside}
     # Tables are only looked up; a tied one is the output matrix as well.
     output = teacher.output_matrix
     head = sum(tensor.elements for name, tensor in outside.items() if not is_matrix(name))
-    return Shape(
-        layers=tuple(sum(tensor.elements for tensor in layer.values()) for layer in layers),
-        outside=head + (0 if output is None else output.elements),
-        attention_width=attention_width(text_config(teacher.config)),
-    )
+    counts = tuple(sum(tensor.elements for tensor in layer.values()) for layer in layers)
+    return counts, head + (0 if output is None else output.elements)
 
 
 def check_measurable(study: Study, facts: Facts) -> None:
-    """Refuse what could not be measured or calibrated on, before anything is distilled for it.
+    """Refuse what cannot be measured or calibrated on, before anything is distilled for it.
 
-    The names of tasks are not looked up, which takes the harness and its data.
+    The names of tasks are not looked up: that needs the harness and its data.
 
     Raises:
-        DataError: A text is none or has nothing in it, or a setting is out of range.
+        DataError: A text cannot be read or is empty, or a setting is out of range.
     """
     measure = study.measure
     for texts in (measure.texts, study.baselines.calibration):
@@ -102,24 +135,8 @@ def check_measurable(study: Study, facts: Facts) -> None:
     replace(measure, texts=facts.texts).check()
 
 
-def _training_files(study: Study) -> Iterable[str]:
-    for _, keys in study.series().values():
-        data: Any = keys.get("data")
-        if isinstance(data, dict):
-            yield from _files(data)
-            sources = data.get("sources")
-            for source in sources if isinstance(sources, list) else ():
-                yield from _files(source if isinstance(source, dict) else {})
-
-
-def _files(data: dict[str, Any]) -> list[str]:
-    # What is no list of names is for the recipe to refuse.
-    files = data.get("files")
-    return [each for each in files if isinstance(each, str)] if isinstance(files, list) else []
-
-
 def write_embedded_texts(directory: Path) -> None:
-    """Write the embedded teacher's texts as files, as any user of the tool has them."""
+    """Write the embedded teacher's texts as files."""
     for name, text in _embedded_texts().items():
         if not (directory / name).exists():
             write_text(directory / name, text)
@@ -128,26 +145,28 @@ def write_embedded_texts(directory: Path) -> None:
 def _embedded_texts() -> dict[str, str]:
     """To distil on, to measure on, to calibrate on."""
     training = assets.training_documents()
+    held_out = (book[:_MEASURED] for book in assets.heldout_documents())
     return {
         "train.txt": join_documents(training),
-        "held-out-books.txt": join_documents(
-            book[:_MEASURED] for book in assets.heldout_documents()
-        ),
+        "held-out-books.txt": join_documents(held_out),
         "calibration.txt": join_documents(book[:_CALIBRATION] for book in training[:2]),
     }
 
 
-def _file_hash(path: str) -> str:
-    digest = hashlib.sha256()
+def _training_files(study: Study) -> Iterator[str]:
+    """The files that recipes name; the recipe refuses what is no list of names."""
+    for _, keys in study.series().values():
+        data = keys.get("data")
+        sources = data.get("sources") if isinstance(data, dict) else None
+        for each in (data, *(sources if isinstance(sources, list) else ())):
+            files = each.get("files") if isinstance(each, dict) else None
+            if isinstance(files, list):
+                yield from (file for file in files if isinstance(file, str))
+
+
+def _hash(path: str) -> str:
     check_file(Path(path))
     try:
-        with Path(path).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return file_hash(path)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from None
-    return digest.hexdigest()[:16]
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

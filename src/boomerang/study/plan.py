@@ -1,7 +1,7 @@
-"""From a study to the list of its runs: pure arithmetic on what it says and on content hashes.
+"""From a study to the list of its runs: arithmetic on what it says and on content hashes.
 
 A run is named by the content of all that decides its outcome. So what is done stays done when other
-parts of the study change, and two series that come to be in the same way share their runs.
+parts of the study change, and two series that are made in the same way share their runs.
 """
 
 from __future__ import annotations
@@ -10,49 +10,20 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from ..baselines.distilled import size_recipe
+from ..distill.preflight import flops_per_token
 from ..distill.recipe import ModelOptions, Recipe
 from ..errors import LayerMapError, RecipeError, StudyError
 from ..evaluate.results import FAMILY, PRETRAINED
 from ..layers import Order
 from .config import DISTILLED, LACO, SHORTGPT, Init, Study
-from .costs import Shape, flops, tokens
-
-Kind = Literal["distil", "family", "untrained", "shortgpt", "laco", "distilled", "pretrained"]
+from .facts import Facts
 
 _KEEP = {"every": 2, "first": 1, "last": 2}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a plan has to know besides the study.
-
-    Args:
-        teacher: The teacher as recipes name it.
-        config: Its `config.json`.
-        hash: Its content hash.
-        shape: What decides how much its students cost.
-        training: Text files to distil on where the recipe names none.
-        texts: Text files to measure on.
-        calibration: Text files to calibrate on.
-        hashes: Content hashes of these files by path, and of pretrained models by reference.
-    """
-
-    teacher: str
-    config: Mapping[str, Any]
-    hash: str
-    shape: Shape
-    training: tuple[str, ...]
-    texts: tuple[str, ...]
-    calibration: tuple[str, ...]
-    hashes: Mapping[str, str]
-
-    @property
-    def num_layers(self) -> int:
-        """N."""
-        return len(self.shape.layers)
+# The default of transformers.TrainingArguments.
+_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -61,16 +32,16 @@ class Job:
 
     Args:
         name: Its kind and a hash of all that decides its outcome.
-        kind: What is done: a distillation, or what is measured.
+        kind: `distil`, or what is measured: `family`, `untrained`, or a baseline's name.
         title: What it is, for people.
         work: What to do it with, as JSON values.
         needs: The distillation whose student it measures, or None.
-        tokens: That a distillation trains on; None for others, or where not known.
-        flops: That it takes, or None.
+        tokens: The tokens that a distillation trains on; None for others, or if not known.
+        flops: The floating-point operations it takes, or None.
     """
 
     name: str
-    kind: Kind
+    kind: str
     title: str
     work: Mapping[str, Any]
     needs: str | None = None
@@ -80,11 +51,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Entry:
-    """Whose results those of a run are.
+    """Which series and seed the results of a run belong to.
 
     Args:
         series: The series.
-        seed: Of the distillation; None for what has none.
+        seed: The seed of the distillation; None without one.
         job: The run that measured it.
     """
 
@@ -99,7 +70,7 @@ class Plan:
 
     Args:
         jobs: The runs by name, each once.
-        entries: What of the results each of them gives, the family first.
+        entries: The series of each run's results, the family first.
     """
 
     jobs: Mapping[str, Job]
@@ -116,17 +87,13 @@ class Plan:
 def make_plan(study: Study, facts: Facts) -> Plan:
     """The runs of a study.
 
-    Args:
-        study: What to find out.
-        facts: About its teacher and its texts.
-
     Raises:
-        StudyError: A recipe of it cannot be; names the variant.
+        StudyError: A recipe of it does not fit the teacher; names the variant.
     """
     jobs: dict[str, Job] = {}
     entries: list[Entry] = []
     for series, seed, made in [*_families(study, facts), *_baselines(study, facts)]:
-        # Of runs that several series share the first one's title stays.
+        # Runs that several series share keep the first one's title.
         for job in made:
             jobs.setdefault(job.name, job)
         entries += [Entry(series, seed, job.name) for job in made if job.kind != "distil"]
@@ -142,7 +109,7 @@ def _families(study: Study, facts: Facts) -> Iterator[_Made]:
         if init == "untrained":
             recipe = family_recipe(keys, facts, 0, place)
             work = {"keep": recipe.layers(facts.num_layers).kept}
-            yield series, None, list(_measured("untrained", series, work, recipe, study, facts))
+            yield series, None, list(_along_orders("untrained", series, work, recipe, study, facts))
             continue
         for seed in study.seeds:
             recipe = family_recipe(keys, facts, seed, place)
@@ -154,7 +121,7 @@ def _families(study: Study, facts: Facts) -> Iterator[_Made]:
                 )
             title = f"{series}, seed {seed}"
             first = _distillation(recipe, init, title, facts)
-            measured = _measured("family", title, {}, recipe, study, facts, first)
+            measured = _along_orders("family", title, {}, recipe, study, facts, first)
             yield series, seed, [first, *measured]
 
 
@@ -164,8 +131,7 @@ def _baselines(study: Study, facts: Facts) -> Iterator[_Made]:
     layers = recipe.layers(facts.num_layers)
     sizes = sorted({member.num_layers for member in layers.members(_order(recipe))})[:-1]
     alone: dict[str, Any] = {"keep": layers.kept}
-    chosen: list[tuple[Kind, bool]] = [(SHORTGPT, baselines.shortgpt), (LACO, baselines.laco)]
-    for kind, wanted in chosen:
+    for kind, wanted in ((SHORTGPT, baselines.shortgpt), (LACO, baselines.laco)):
         if wanted:
             work = {**alone, "sizes": sizes, "calibration": list(facts.calibration)}
             yield kind, None, [_measurement(kind, kind, work, study, facts)]
@@ -177,23 +143,23 @@ def _baselines(study: Study, facts: Facts) -> Iterator[_Made]:
             yield DISTILLED, seed, [first, measured]
     for reference in baselines.pretrained:
         work = {**alone, "model": reference}
-        yield PRETRAINED, None, [_measurement("pretrained", reference, work, study, facts)]
+        yield PRETRAINED, None, [_measurement(PRETRAINED, reference, work, study, facts)]
 
 
 def family_recipe(keys: Mapping[str, Any], facts: Facts, seed: int, place: str) -> Recipe:
-    """The recipe of one distillation; its `out` is still open.
+    """The recipe of one distillation, with an empty `out`.
 
     Args:
         keys: What the study says.
         facts: About the teacher.
         seed: The seed.
-        place: What errors name.
+        place: The key that errors name.
 
     Raises:
-        StudyError: There is no such recipe for this teacher.
+        StudyError: The recipe does not fit this teacher.
     """
     data = keys.get("data") or {}
-    # What is no set of keys is for the recipe to refuse.
+    # The recipe refuses what is no set of keys.
     named = not isinstance(data, dict) or data.get("files") or data.get("sources")
     if facts.training and not named:
         data = {**data, "files": list(facts.training)}
@@ -217,19 +183,29 @@ def _sized(study: Study, facts: Facts, seed: int, size: int) -> Recipe:
 
 def _distillation(recipe: Recipe, init: Init, title: str, facts: Facts) -> Job:
     kept = recipe.layers(facts.num_layers).kept
-    content = {"recipe": _portable(recipe, facts), "init": init}
+    tokens, length = _tokens(recipe), recipe.data.sequence_length
+    each = flops_per_token(facts.matrices(kept), facts.matrices(range(facts.num_layers)), length)
     return Job(
-        name=_name("distil", facts, content),
+        name=_name("distil", facts, {"recipe": _portable(recipe, facts), "init": init}),
         kind="distil",
         title=f"distil {title}",
         work={"recipe": recipe.model_dump(mode="json"), "init": init, "keep": list(kept)},
-        tokens=tokens(recipe),
-        flops=flops(recipe, kept, facts.shape),
+        tokens=tokens,
+        flops=None if tokens is None else tokens * each,
     )
 
 
-def _measured(
-    kind: Kind,
+def _tokens(recipe: Recipe) -> int | None:
+    """Tokens that a recipe trains on in one process; None where the text decides (epochs)."""
+    training = recipe.training
+    steps = training.get("max_steps", -1)
+    rows = training.get("per_device_train_batch_size", _BATCH_SIZE)
+    rows *= training.get("gradient_accumulation_steps", 1)
+    return int(steps * rows * recipe.data.sequence_length) if steps > 0 else None
+
+
+def _along_orders(
+    kind: str,
     title: str,
     work: Mapping[str, Any],
     recipe: Recipe,
@@ -245,39 +221,34 @@ def _measured(
 
 
 def _measurement(
-    kind: Kind,
+    kind: str,
     title: str,
     work: Mapping[str, Any],
     study: Study,
     facts: Facts,
     needs: Job | None = None,
 ) -> Job:
+    given = {each.name: getattr(study.measure, each.name) for each in fields(study.measure)}
     settings = {
-        each.name: getattr(study.measure, each.name)
+        each.name: given[each.name]
         for each in fields(study.measure)
-        if each.name not in ("orders", "texts")
-        and getattr(study.measure, each.name) != each.default
+        if each.name not in ("orders", "texts") and given[each.name] != each.default
     }
-    work = json.loads(json.dumps(dict(work)))
+    values: dict[str, Any] = json.loads(json.dumps(dict(work)))
+    student = None if needs is None else needs.name
     content: dict[str, Any] = {
-        "work": {key: _hashed(value, facts) for key, value in work.items()},
-        "student": needs and needs.name,
+        "work": _hashed(values, facts),
+        "student": student,
         # Rows carry the name of the text.
         "texts": [(_stem(path), facts.hashes[path]) for path in facts.texts],
         "measure": {key: value for key, value in settings.items() if key != "batch_size"},
     }
-    return Job(
-        name=_name(kind, facts, content),
-        kind=kind,
-        title=f"measure {title}",
-        work={
-            **work,
-            "teacher": facts.teacher,
-            "measure": {**settings, "texts": list(facts.texts)},
-            "loading": ModelOptions(**(study.recipe.get("model") or {})).for_model(),
-        },
-        needs=None if needs is None else needs.name,
-    )
+    values |= {
+        "teacher": facts.teacher,
+        "measure": {**settings, "texts": list(facts.texts)},
+        "loading": ModelOptions(**(study.recipe.get("model") or {})).for_model(),
+    }
+    return Job(_name(kind, facts, content), kind, f"measure {title}", values, needs=student)
 
 
 def _order(recipe: Recipe) -> str | list[int]:
@@ -292,7 +263,7 @@ def _portable(recipe: Recipe, facts: Facts) -> dict[str, Any]:
     """
     outside = {"out", "teacher", "student", "preset", "seed", "keep", "evaluate", "shard"}
     content = recipe.model_dump(mode="json", exclude_defaults=True, exclude=outside)
-    content["data"] = {key: _hashed(value, facts) for key, value in content["data"].items()}
+    content["data"] = _hashed(content["data"], facts)
     kept = recipe.layers(facts.num_layers).kept
     return {**content, "seed": recipe.seed, "keep": list(kept)}
 
@@ -310,6 +281,6 @@ def _stem(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2].rpartition(".")[0] or path
 
 
-def _name(kind: Kind, facts: Facts, content: Mapping[str, Any]) -> str:
+def _name(kind: str, facts: Facts, content: Mapping[str, Any]) -> str:
     text = json.dumps({"teacher": facts.hash, **content}, sort_keys=True)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
