@@ -29,8 +29,8 @@ from boomerang.evaluate.layout import Request, encode, lay_out
 from boomerang.evaluate.probes import branching_row, keeps_branches_apart
 from boomerang.evaluate.scorer import Scored, Scorer, target_log_probs
 from boomerang.evaluate.shared_layers import Visit, final_states, walk
-from boomerang.models.head import Head
 from boomerang.models.modules import layer_stack
+from boomerang.models.runner import Runner
 from boomerang.student import cut
 from tiny_models import ARCHITECTURES, NOISE, tiny_model, tiny_pair
 
@@ -140,7 +140,8 @@ def test_greedy_continuations_are_told() -> None:
 def test_states_are_bitwise_those_of_a_whole_pass(name: str, branched: bool) -> None:
     family, members = tiny_family(name)
     models = [family.model(member).eval() for member in members]
-    bases = [Head(model).base for model in models]
+    runners = [Runner(model) for model in models]
+    stacks = [list(layer_stack(model)) for model in models]
     limit = MAX_LENGTH if branched else 0
     rows = lay_out(REQUESTS, max_length=MAX_LENGTH, branch_limit=limit, width=32)
     batch = make_batch(
@@ -150,14 +151,14 @@ def test_states_are_bitwise_those_of_a_whole_pass(name: str, branched: bool) -> 
     assert sum(visit.skip for visit in visits) > 8
     apart = [Visit(index) for index in range(len(members))]
     with torch.no_grad():
-        expected = dict(final_states(models, bases, apart, batch.inputs))
-        found = dict(final_states(models, bases, visits, batch.inputs))
+        expected = dict(final_states(runners, apart, batch.inputs))
+        found = dict(final_states(runners, visits, batch.inputs))
     assert found.keys() == expected.keys() == set(range(len(members)))
     for index in found:
         assert torch.equal(found[index], expected[index])
     # The models are as they were.
     assert not any("forward" in vars(module) for model in models for module in model.modules())
-    assert not any(layer._forward_hooks for model in models for layer in layer_stack(model))
+    assert [list(layer_stack(model)) for model in models] == stacks
 
 
 def test_layers_and_head_run_no_more_often_than_they_must() -> None:
@@ -210,7 +211,7 @@ SEE_ELSEWHERE: dict[str, PretrainedConfig] = {
 def test_models_that_do_not_keep_branches_apart(kind: str, dtype: torch.dtype) -> None:
     row = branching_row(VOCAB, MAX_LENGTH)
     assert row is not None
-    assert not keeps_branches_apart(Head(_random_model(SEE_ELSEWHERE[kind], dtype)), row)
+    assert not keeps_branches_apart(Runner(_random_model(SEE_ELSEWHERE[kind], dtype)), row)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -222,7 +223,7 @@ def test_models_that_keep_branches_apart(attention: str, dtype: torch.dtype) -> 
     for name in ("llama", "gpt2", "qwen3_moe"):
         model = tiny_model(name).to(dtype)
         model.set_attn_implementation(attention)
-        assert keeps_branches_apart(Head(model), row), name
+        assert keeps_branches_apart(Runner(model), row), name
 
 
 def _family(config: PretrainedConfig) -> tuple[Family, list[Member]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..orders.distance import cosine_sum
+from ..evaluate.batches import text_batches
+from ..models.runner import LAST, Runner
 from ..orders.divergence import predictions
-from ..orders.running import batches, final_states
+from ..orders.similarity import cosine_sum
 from ..text.windows import Text
 from .combination import Plan, describe
 from .combine import can_combine, combine
@@ -78,11 +80,12 @@ class PlanScores:
         if not can_combine(self.teacher, plan):
             return None
         if self._final is None:
-            self._final = self._states(self.teacher)
-        model = combine(self.teacher, plan)
+            self._final = list(self._states(self.teacher))
         total, count = 0.0, 0
-        for batch, truth in zip(self._batches(), self._final, strict=True):
-            total += cosine_sum(final_states(model, batch), truth)
+        for found, truth in zip(
+            self._states(combine(self.teacher, plan)), self._final, strict=True
+        ):
+            total += cosine_sum(found, truth)
             count += len(truth)
         return total / count if math.isfinite(total) else None
 
@@ -90,11 +93,11 @@ class PlanScores:
         [prediction] = predictions([combine(self.teacher, plan)], self.text)
         return prediction.loss if math.isfinite(prediction.loss) else None
 
-    def _states(self, model: PreTrainedModel) -> list[torch.Tensor]:
-        return [final_states(model, batch) for batch in self._batches()]
-
-    def _batches(self) -> Any:
-        return batches(self._sample.windows, self.teacher.device)
+    def _states(self, model: PreTrainedModel) -> Iterator[torch.Tensor]:
+        """A model's final states over the sample, `[R, D]` for each call."""
+        runner = Runner(model)
+        for batch in text_batches(self._sample, self.teacher):
+            yield batch.read(runner.run(batch.inputs)[LAST])
 
 
 def sample(text: Text, tokens: int) -> Text:

@@ -6,15 +6,15 @@ arXiv 2403.03853. Any number of layers, any of them, the first one too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ..errors import LayerMapError
-from ..models.modules import layer_stack
-from ..orders.distance import cosine_sum
-from ..orders.running import batches, final_states, watched
+from ..evaluate.batches import text_batches
+from ..models.runner import Runner
+from ..orders.similarity import cosine_sum, layer_states
 from ..text.windows import Text
 from .combination import Plan, keep
 
@@ -28,24 +28,19 @@ SERIES = "shortgpt"
 def block_influence(teacher: PreTrainedModel, text: Text) -> list[float]:
     """Block influence of every layer: BI_i = 1 - mean cos(layer input, layer output).
 
-    The mean is over all tokens of the text, in fp32; states are looked at while the teacher runs
-    and not kept (arXiv 2403.03853, section 3.2).
+    The mean is over all tokens of the text, in fp32 (arXiv 2403.03853, section 3.2).
 
     Args:
         teacher: In evaluation mode.
         text: Calibration text.
     """
-    sums = [0.0] * len(layer_stack(teacher))
+    runner = Runner(teacher)
+    sums = [0.0] * runner.num_layers
     count = 0
-    for batch in batches(text.windows, teacher.device):
-
-        def see(layer: int, before: Tensor, after: Tensor, read: Tensor = batch.read) -> None:
-            a, b = (state.flatten(0, 1)[read.to(state.device)] for state in (before, after))
-            sums[layer] += cosine_sum(a, b)
-
-        with watched(teacher, see):
-            final_states(teacher, batch)
-        count += len(batch.read)
+    for batch in text_batches(text, teacher):
+        for layer, (before, after) in enumerate(pairwise(layer_states(runner, batch))):
+            sums[layer] += cosine_sum(before, after)
+        count += len(batch.targets)
     return [1 - value / count for value in sums]
 
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..models.head import Head
-from ..models.matrix import Sums
+from ..models.head import Head, Sums
 from .losses import IGNORED, prediction_losses, shifted, sum_dtype
 from .recipe import Loss
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .layout import Ints, Row
+from ..text.windows import Text
+from .layout import Ints, Read, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Tokens of a call of `text_batches`, whose caller may keep the states of all layers.
+_TOKENS_ON_CPU = 1 << 10
+_TOKENS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,30 @@ class Batch:
     def size(self) -> int:
         """The number of tokens, padding included."""
         return self.inputs["input_ids"].numel()
+
+    def read(self, states: Tensor) -> Tensor:
+        """The states that predict targets, `[R, D]`, of all states `[B, S, D]`."""
+        return states.flatten(0, 1)[self.predicted.to(states.device)]
+
+
+def text_batches(text: Text, model: PreTrainedModel) -> Iterator[Batch]:
+    """Text as calls of a model, in which every token that a window scores counts once.
+
+    Args:
+        text: From `prepare`; the longest windows come first.
+        model: Its device and dtype are those of the inputs.
+    """
+    most = _TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS
+    left = []
+    for number, window in enumerate(text.windows):
+        places = np.arange(len(window.inputs))
+        read = Read(number, places[window.start :], np.array(window.targets))
+        ends = np.full_like(places, len(places))
+        left.append(Row(np.array(window.inputs), places, ends, (read,)))
+    left.sort(key=len, reverse=True)
+    while left:
+        rows, left = split(left, most, max(1, most // len(left[0])))
+        yield make_batch(rows, model.device, model.dtype)
 
 
 def split(rows: Sequence[Row], tokens: int, count: int | None) -> tuple[list[Row], list[Row]]:
@@ -101,6 +134,5 @@ def _mask(rows: Sequence[Row], width: int, device: torch.device, dtype: torch.dt
     index = torch.arange(width, device=device)
     query, key = index[:, None], index[None, :]
     seen = (key <= query) & (query < ends[:, None, :])
-    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(
-        ~seen, torch.finfo(dtype).min
-    )[:, None]
+    mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

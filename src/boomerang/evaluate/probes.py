@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.head import Head
+from ..models.runner import LAST, Runner
 from .batches import make_batch
 from .layout import Row, lay_out
 from .shared_layers import Visit, final_states
@@ -54,11 +54,11 @@ def branching_row(vocab: int, limit: int) -> Row | None:
 
 
 @torch.no_grad()
-def keeps_branches_apart(head: Head, row: Row) -> bool:
+def keeps_branches_apart(runner: Runner, row: Row) -> bool:
     """Whether a row's last branch is predicted as it is alone, to rounding.
 
     Args:
-        head: The head of the model; one with every kind of layer.
+        runner: The model; one with every kind of layer.
         row: A row with branches.
     """
     read = row.reads[-1]
@@ -67,20 +67,20 @@ def keeps_branches_apart(head: Head, row: Row) -> bool:
     ends = np.full(len(path), len(path))
     own = replace(read, places=np.arange(len(path))[-len(read.places) :])
     alone = Row(row.tokens[path], np.arange(len(path)), ends, (own,))
-    expected = _logits(head, alone)
+    expected = _logits(runner, alone)
     try:
-        found = _logits(head, replace(row, reads=(read,)))
+        found = _logits(runner, replace(row, reads=(read,)))
     except Exception:  # models that cannot take such a mask fail in as many ways as there are
         return False
-    return _agree(_centred(found), _centred(expected), head)
+    return _agree(_centred(found), _centred(expected), runner.model.dtype)
 
 
 @torch.no_grad()
-def replays_exactly(heads: Sequence[Head], visits: Sequence[Visit], limit: int) -> bool:
+def resumes_exactly(runners: Sequence[Runner], visits: Sequence[Visit], limit: int) -> bool:
     """Whether a model whose first layers are not run but given ends in the same states.
 
     Args:
-        heads: The heads of the models.
+        runners: The models.
         visits: The walk; the visit that skips most layers is tried.
         limit: The most positions of a sequence.
     """
@@ -94,26 +94,25 @@ def replays_exactly(heads: Sequence[Head], visits: Sequence[Visit], limit: int) 
         replace(visit, keep=frozenset(), last=True),
         Visit(visit.path),
     ]
-    ids = _tokens(heads[visit.path].vocab_size, (1, min(2 * _LENGTH, limit)))
-    inputs = {"input_ids": ids.to(heads[visit.path].model.device)}
-    models, bases = [head.model for head in heads], [head.base for head in heads]
-    _, (_, found), (_, expected) = final_states(models, bases, alone, inputs)
-    return _agree(found, expected, heads[visit.path])
+    runner = runners[visit.path]
+    ids = _tokens(runner.head.vocab_size, (1, min(2 * _LENGTH, limit)))
+    inputs = {"input_ids": ids.to(runner.model.device)}
+    _, (_, found), (_, expected) = final_states(runners, alone, inputs)
+    return _agree(found, expected, runner.model.dtype)
 
 
-def _logits(head: Head, row: Row) -> Tensor:
+def _logits(runner: Runner, row: Row) -> Tensor:
     """The logits that predict the targets of a row's only request, `[targets, V]`."""
-    batch = make_batch([row], head.model.device, head.model.dtype)
-    states = head.base(**batch.inputs, use_cache=False, return_dict=True)[0]
-    return head(states[0][batch.predicted.to(states.device)]).float()
+    batch = make_batch([row], runner.model.device, runner.model.dtype)
+    return runner.head(batch.read(runner.run(batch.inputs)[LAST])).float()
 
 
 def _centred(logits: Tensor) -> Tensor:
     return logits - logits.mean(-1, keepdim=True)
 
 
-def _agree(found: Tensor, expected: Tensor, head: Head) -> bool:
-    tolerance = _TOLERANCE_FP32 if head.model.dtype == torch.float32 else _TOLERANCE
+def _agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    tolerance = _TOLERANCE_FP32 if dtype == torch.float32 else _TOLERANCE
     return bool((found - expected).float().norm() <= tolerance * expected.float().norm())
 
 

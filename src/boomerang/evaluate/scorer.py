@@ -19,11 +19,11 @@ from ..checkpoint.loading import check_tokens
 from ..errors import BoomerangError, ResultsError
 from ..family import Family
 from ..layers import Member
-from ..models.head import Head
 from ..models.kv_cache import layer_caches
+from ..models.runner import Runner
 from .batches import Batch, make_batch, split
 from .layout import Ints, Request, Row, lay_out
-from .probes import branching_row, keeps_branches_apart, replays_exactly
+from .probes import branching_row, keeps_branches_apart, resumes_exactly
 from .shared_layers import Visit, final_states, walk
 
 if TYPE_CHECKING:
@@ -89,10 +89,9 @@ class Scorer:
         self.models = models
         self.max_length = max_length
         self.batch_size = batch_size
-        self._heads = [Head(model) for model in models]
-        self._visits = _checked_walk(self._heads, paths, max_length)
-        deepest = max(range(len(paths)), key=lambda index: len(paths[index]))
-        self._largest = self._heads[deepest]
+        self._runners = [Runner(model) for model in models]
+        self._visits = _checked_walk(self._runners, paths, max_length)
+        self._largest = max(self._runners, key=lambda runner: runner.num_layers)
         self._branch_limit = min(max_length, _smallest_window(self._largest.model))
         self._proven = 0
         on_cpu = models[0].device.type == "cpu"
@@ -174,7 +173,7 @@ class Scorer:
 
     def _proves(self, longest: Row) -> bool:
         """Whether branches stay apart, also in the longest row there is."""
-        made_up = branching_row(self._largest.vocab_size, self._branch_limit)
+        made_up = branching_row(self._largest.head.vocab_size, self._branch_limit)
         apart = made_up is not None and all(
             keeps_branches_apart(self._largest, row) for row in (made_up, longest)
         )
@@ -193,12 +192,10 @@ class Scorer:
     def _score(self, batch: Batch) -> Scored:
         shape = (len(self.models), len(batch.requests))
         log_likelihood, greedy = np.zeros(shape), np.ones(shape, dtype=bool)
-        bases = [head.base for head in self._heads]
-        for index, states in final_states(self.models, bases, self._visits, batch.inputs):
-            head = self._heads[index]
-            selected = states.flatten(0, 1)[batch.predicted.to(states.device)]
+        for index, states in final_states(self._runners, self._visits, batch.inputs):
+            head = self._runners[index].head
             log_probs, largest = target_log_probs(
-                head, selected, batch.rows, batch.targets, head.vocab_size
+                head, batch.read(states), batch.rows, batch.targets, head.vocab_size
             )
             of = batch.request_of
             np.add.at(log_likelihood[index], of, log_probs.double().cpu().numpy())
@@ -207,11 +204,11 @@ class Scorer:
 
 
 def _checked_walk(
-    heads: Sequence[Head], paths: Sequence[Sequence[Hashable]], max_length: int
+    runners: Sequence[Runner], paths: Sequence[Sequence[Hashable]], max_length: int
 ) -> tuple[Visit, ...]:
     """The walk over the paths, or over each alone where layers hand over more than states."""
     visits = walk(paths)
-    if replays_exactly(heads, visits, max_length):
+    if resumes_exactly(runners, visits, max_length):
         return visits
     return tuple(Visit(index) for index in range(len(paths)))
 

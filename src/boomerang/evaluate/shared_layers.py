@@ -1,34 +1,23 @@
-"""Running models that share leading layers, each distinct prefix of layers once.
+"""Run models that share leading layers, each distinct prefix of layers once.
 
 Each model is a path: one key for each of its layers, equal in two models where the layers are. (A
 member's embedding is that of the owner of its first layer, so members that share a layer share
-their embedding too.) The paths form a trie, walked depth first. At a branch point the state there
-is held until the last branch has started; the branch that needs most states goes last and finds it
-given back. So with n models at most log2(n) states are held beside the running one, and just one
-along the two sequential orders of patching.
-
-Every model runs by its own forward; layers that another model has run on the same input are
-replaced during the call by what they returned there. So masks, positions and rotary embeddings are
-the model's own business, and every state is bitwise what it would be alone.
+their embedding too.) The paths form a trie, walked depth first. The state at a branch point is held
+until the last branch has started, and the branch that holds most states goes last. So n models hold
+at most log2(n) states beside the running one, and just one along a sequential order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..models.modules import layer_stack
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from ..models.runner import Runner
 
 Path = Sequence[Hashable]
-
-_FORWARD = "forward"
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ def walk(paths: Sequence[Path]) -> tuple[Visit, ...]:
 
 
 def _walk(paths: Sequence[Path], group: Sequence[int], skip: int) -> tuple[int, list[Visit]]:
-    """The states that a group of paths holds at most, and its visits.
+    """The most states that a group of paths holds at once, and its visits.
 
     Args:
         paths: All paths.
@@ -74,21 +63,17 @@ def _walk(paths: Sequence[Path], group: Sequence[int], skip: int) -> tuple[int, 
         children.setdefault(tuple(paths[index][depth : depth + 1]), []).append(index)
     if len(children) == 1:
         raise ValueError("two paths are equal")
-    branches = sorted((_walk(paths, child, depth) for child in children.values()), key=_needed)
-    *others, (needed, _) = branches
+    branches = sorted(
+        (_walk(paths, child, depth) for child in children.values()), key=lambda branch: branch[0]
+    )
+    *others, (needed, of_last) = branches
     visits = [visit for _, branch in branches for visit in branch]
     if depth == 0:
-        return max(number for number, _ in branches), visits
-    starts = [0]
-    for _, branch in others:
-        starts.append(starts[-1] + len(branch))
+        return needed, visits
     visits[0] = replace(visits[0], skip=skip, keep=visits[0].keep | {depth})
-    visits[starts[-1]] = replace(visits[starts[-1]], last=True)
+    last = len(visits) - len(of_last)
+    visits[last] = replace(visits[last], last=True)
     return max(needed, *(number + 1 for number, _ in others)), visits
-
-
-def _needed(branch: tuple[int, list[Visit]]) -> int:
-    return branch[0]
 
 
 def _common(paths: Sequence[Path], group: Sequence[int]) -> int:
@@ -101,16 +86,12 @@ def _common(paths: Sequence[Path], group: Sequence[int]) -> int:
 
 
 def final_states(
-    models: Sequence[PreTrainedModel],
-    bases: Sequence[nn.Module],
-    visits: Sequence[Visit],
-    inputs: Mapping[str, Tensor],
+    runners: Sequence[Runner], visits: Sequence[Visit], inputs: Mapping[str, Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
     """Run models on one batch, in the order of a walk.
 
     Args:
-        models: Shells of their own, which nobody else runs meanwhile.
-        bases: The base model in each: what runs the layers.
+        runners: The models; nobody else runs them meanwhile.
         visits: From `walk`.
         inputs: Arguments of a base model.
 
@@ -119,40 +100,11 @@ def final_states(
     """
     held: dict[int, Any] = {}
     for visit in visits:
-        layers = layer_stack(models[visit.path])
-        with ExitStack() as restored:
-            if visit.skip:
-                output = held.pop(visit.skip) if visit.last else held[visit.skip]
-                _stand_in(layers[: visit.skip], output, restored)
-                del output
-            for depth in visit.keep:
-                hook = layers[depth - 1].register_forward_hook(_keep_in(held, depth))
-                restored.callback(hook.remove)
-            states = bases[visit.path](**inputs, use_cache=False, return_dict=True)[0]
+        given: list[Any] = []
+        if visit.skip:
+            given = [held.pop(visit.skip) if visit.last else held[visit.skip]] * visit.skip
+        states, kept = runners[visit.path].resume(inputs, given, visit.keep)
+        held |= kept
+        del kept
         yield visit.path, states
         del states
-
-
-def _stand_in(layers: nn.ModuleList, output: Any, restored: ExitStack) -> None:
-    """Let layers return what the last of them returned elsewhere, in the very form it had."""
-    # Each call takes one reference away, so that the state is freed once the layers are passed.
-    outputs = [output] * len(layers)
-    for layer in layers:
-        # An attribute of the instance, where accelerate keeps its own wrapper too.
-        before = layer.__dict__.get(_FORWARD)
-        layer.__dict__[_FORWARD] = lambda *args, **kwargs: outputs.pop()
-        restored.callback(_restore, layer, before)
-
-
-def _restore(layer: nn.Module, before: Any) -> None:
-    if before is None:
-        del layer.__dict__[_FORWARD]
-    else:
-        layer.__dict__[_FORWARD] = before
-
-
-def _keep_in(held: dict[int, Any], depth: int) -> Callable[..., None]:
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        held[depth] = output
-
-    return keep

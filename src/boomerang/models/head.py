@@ -1,36 +1,39 @@
 """A model's own way from final hidden states to logits, a few tokens at a time.
 
-Soft-capping, scaling, biases and transforms are the model's business: its own forward runs, with
-the base model's place taken by a module that returns the given states.
+The model's own forward runs while its base model returns the given states. So soft-capping,
+scaling, biases and transforms need no code here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..errors import ArchitectureError
-from .matrix import Matrix, Sums, is_plain
 from .modules import find_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# The sum of a parameter's gradients, for each parameter.
+Sums = Mapping[Tensor, Tensor]
+
+_FORWARD = "forward"
 
 
 def base_model(model: PreTrainedModel) -> nn.Module:
     """The child of a model that holds its layers and returns the final hidden states.
 
     Raises:
-        ArchitectureError: The model is itself one.
+        ArchitectureError: The model is itself a base model.
     """
-    path = _path_to_layers(model)
-    if not path:
-        raise ArchitectureError("has no base model inside", where=type(model).__name__)
-    return model.get_submodule(path[0])
+    return model.get_submodule(_path_to_layers(model)[0])
 
 
 class Head:
@@ -45,15 +48,12 @@ class Head:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self._name = _path_to_layers(model)[0]
         self.base = base_model(model)
         matrix = model.get_output_embeddings()
         if matrix is None:
             raise ArchitectureError("has no output matrix", where=type(model).__name__)
         self.matrix: nn.Module = matrix
-        self._name, *inner = _path_to_layers(model)
-        self._inside = [self.base]
-        for name in inner:
-            self._inside.append(self._inside[-1].get_submodule(name))
 
     @property
     def vocab_size(self) -> int:
@@ -71,7 +71,7 @@ class Head:
         """Logits `[T, V]` of final hidden states `[T, D]`, as the whole model computes them."""
         tokens = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         children = self.model._modules
-        children[self._name] = _Given(states[None], self._inside)
+        children[self._name] = _Given(self.model, states[None])
         try:
             # Not through __call__: a wrapper's hooks belong to the pass through the whole model.
             output = self.model.forward(input_ids=tokens, use_cache=False, return_dict=True)
@@ -81,28 +81,42 @@ class Head:
 
     @contextmanager
     def repeated(self, sums: Sums) -> Iterator[None]:
-        """Make many calls cheap: a `Matrix` stands in for the output matrix, if that is plain.
+        """Make many calls cheap: a plain output matrix adds up its gradients in place.
 
         Args:
-            sums: Where its gradients are added up, by its parameters; autograd finds them nowhere.
+            sums: Where the output matrix adds its gradients, by parameter; autograd sees none.
         """
-        if not is_plain(self.matrix):
+        with ExitStack() as replaced:
+            if _is_plain(self.matrix):
+                replaced.enter_context(forward_replaced(self.matrix, _Matrix(self.matrix, sums)))
             yield
-            return
-        self.matrix.__dict__["forward"] = Matrix(self.matrix, sums)
-        try:
-            yield
-        finally:
-            del self.matrix.__dict__["forward"]
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let calls of a module run `forward` in place of its own forward and any wrapper of it."""
+    # An attribute of the instance, where accelerate keeps its wrapper too.
+    own = vars(module).get(_FORWARD)
+    vars(module)[_FORWARD] = forward
+    try:
+        yield
+    finally:
+        del vars(module)[_FORWARD]
+        if own is not None:
+            vars(module)[_FORWARD] = own
 
 
 class _Given(nn.Module):
-    """Takes the place of a base model, or of the decoder in it, and returns given states."""
+    """Takes the place of a base model, without its hooks, and returns given states."""
 
-    def __init__(self, states: Tensor, replaced: list[nn.Module]) -> None:
+    def __init__(self, model: PreTrainedModel, states: Tensor) -> None:
         super().__init__()
         self._states = states
-        self._replaced = replaced
+        name, *inner = _path_to_layers(model)
+        # A list, so that the base model does not become a submodule.
+        self._replaced = [model.get_submodule(name)]
+        for name in inner:
+            self._replaced.append(self._replaced[-1].get_submodule(name))
 
     def forward(self, *args: Any, **kwargs: Any) -> _Output:
         return _Output((self._states,))
@@ -128,4 +142,66 @@ class _Output(tuple[Tensor]):
 
 
 def _path_to_layers(model: PreTrainedModel) -> list[str]:
-    return find_parts(model).layers.split(".")[:-1]
+    """The names that lead to the module with the layer stack, the base model's first."""
+    names = find_parts(model).layers.split(".")[:-1]
+    if not names:
+        raise ArchitectureError("has no base model inside", where=type(model).__name__)
+    return names
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is just an `nn.Linear`: not quantised, adapted or parametrised."""
+    return (
+        isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
+        and _FORWARD not in vars(module)
+        and isinstance(module._parameters.get("weight"), nn.Parameter)
+    )
+
+
+class _Matrix:
+    """The forward of a plain `nn.Linear` that is called many times, with the same result.
+
+    At each call autograd would allocate a gradient as large as the weight; here each call adds to a
+    sum in place. Under autocast the weight is cast once instead of at each call.
+
+    Args:
+        module: A plain `nn.Linear`.
+        sums: Where the gradients are added up, by parameter of the module.
+    """
+
+    def __init__(self, module: nn.Linear, sums: Sums) -> None:
+        kind = module.weight.device.type
+        cast = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if cast else module.weight.dtype
+        self.weight = module.weight.detach().to(dtype)
+        self.bias = None if module.bias is None else module.bias.detach().to(dtype)
+        self.weight_sum = sums.get(module.weight)
+        self.bias_sum = None if module.bias is None else sums.get(module.bias)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., V]`."""
+        result: Tensor = _Product.apply(states.to(self.weight.dtype), self)
+        return result
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, matrix: _Matrix) -> Tensor:
+        ctx.matrix = matrix
+        ctx.save_for_backward(states)
+        return F.linear(states, matrix.weight, matrix.bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        matrix: _Matrix = ctx.matrix
+        rows, states = gradient.flatten(0, -2), ctx.saved_tensors[0].flatten(0, -2)
+        if matrix.weight_sum is not None:
+            if rows.dtype == matrix.weight_sum.dtype:
+                matrix.weight_sum.addmm_(rows.T, states)
+            else:
+                matrix.weight_sum += rows.T @ states
+        if matrix.bias_sum is not None:
+            matrix.bias_sum += rows.sum(0, dtype=matrix.bias_sum.dtype)
+        return gradient @ matrix.weight, None

@@ -1,4 +1,4 @@
-"""Advice that follows from measurements alone: which layers to keep, from which end to patch."""
+"""Advice from measurements alone: which layers to keep, and from which end to patch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..layers import LayerMap
 
-# A layer stands out in the reason where it changes the state so many times the median.
+# The reason names kept layers that change the state this many times as much as the median.
 _STANDS_OUT = 2.0
 
 
@@ -25,17 +25,17 @@ class Advice:
     reason: str
 
     def __str__(self) -> str:
-        choice = self.choice if isinstance(self.choice, str) else _spell(self.choice, ",")
+        choice = self.choice if isinstance(self.choice, str) else ",".join(map(str, self.choice))
         return f"{choice}: {self.reason}"
 
 
 def advise_keep(cosine: Sequence[Sequence[float]], compared: LayerMap) -> Advice:
     """The layers to keep.
 
-    A student layer starts as the first layer of its block and has to end where the whole block
-    does. So of all ways to cut the teacher into as many blocks as a plan has, none longer than its
-    longest, that one is taken for which 1 - cos between the state after a block's first layer and
-    the state after the block is the least in sum.
+    A student layer starts as the first layer of its block and must end where the block ends. So
+    the cost of a block is 1 - cos between the state after its first layer and the state after its
+    last. Among the cuts of the teacher into as many blocks as a plan has, none longer than the
+    plan's longest, the advice is the one of the least total cost.
 
     Args:
         cosine: Mean cosine of the teacher's states, (N+1) x (N+1); state 0 is the embedding output,
@@ -45,14 +45,24 @@ def advise_keep(cosine: Sequence[Sequence[float]], compared: LayerMap) -> Advice
     num_layers = compared.num_layers
     longest = max(len(block) for block in compared.blocks)
     kept = _cheapest(cosine, compared.num_student_layers, longest)
-    best, given = (_cost(cosine, LayerMap(k, num_layers)) for k in (kept, compared.kept))
+    best, given = (
+        sum(_cost(cosine, block.start, block.stop) for block in LayerMap(layers, num_layers).blocks)
+        for layers in (kept, compared.kept)
+    )
     reason = (
         f"of all ways to keep {len(kept)} of {num_layers} layers in blocks of at most {longest}, "
         f"the pruned layers of this one change the state least (1 - cos sums to {best:.3f}"
     )
     if kept != compared.kept:
-        reason += f", for {_spell(compared.kept)} to {given:.3f}"
-    return Advice(kept, f"{reason})" + _outstanding(cosine, kept))
+        reason += f", for {', '.join(map(str, compared.kept))} to {given:.3f}"
+    changes = [1 - cosine[i][i + 1] for i in range(num_layers)]
+    median = statistics.median(changes)
+    most = [f"{i} ({changes[i]:.3f})" for i in kept if changes[i] > _STANDS_OUT * median]
+    reason += ")"
+    if most:
+        reason += f"; kept layers that change it much, against a median of {median:.3f}: "
+        reason += ", ".join(most)
+    return Advice(kept, reason)
 
 
 def advise_order(
@@ -66,10 +76,9 @@ def advise_order(
         student: The KL of the student.
     """
     means = {order: statistics.fmean(values) for order, values in kl.items()}
-    best = min(means, key=means.__getitem__)
     listed = ", ".join(f"{value:.4f} nats {order}" for order, value in means.items())
     return Advice(
-        best,
+        min(means, key=means.__getitem__),
         f"over members of the same sizes KL to the teacher averages {listed}; of the student's "
         f"{student:.4f}, patching its first layer alone makes {alone[0]:.4f} and its last alone "
         f"{alone[-1]:.4f}",
@@ -85,31 +94,13 @@ def _cheapest(cosine: Sequence[Sequence[float]], count: int, longest: int) -> tu
         longer: dict[int, tuple[float, tuple[int, ...]]] = {}
         for start, (cost, starts) in best.items():
             for end in range(start + 1, min(start + longest, num_layers) + 1):
-                option = (cost + _distance(cosine, start, end), (*starts, start))
+                option = (cost + _cost(cosine, start, end), (*starts, start))
                 if end not in longer or option < longer[end]:
                     longer[end] = option
         best = longer
     return best[num_layers][1]
 
 
-def _cost(cosine: Sequence[Sequence[float]], layers: LayerMap) -> float:
-    return sum(_distance(cosine, block.start, block.stop) for block in layers.blocks)
-
-
-def _distance(cosine: Sequence[Sequence[float]], start: int, end: int) -> float:
-    """How far the layers of a block after its first one carry the state."""
+def _cost(cosine: Sequence[Sequence[float]], start: int, end: int) -> float:
+    """1 - cos between the states after the first and after the last layer of a block."""
     return 0.0 if end == start + 1 else 1 - cosine[start + 1][end]
-
-
-def _outstanding(cosine: Sequence[Sequence[float]], kept: Sequence[int]) -> str:
-    changes = [1 - cosine[i][i + 1] for i in range(len(cosine) - 1)]
-    median = statistics.median(changes)
-    most = [layer for layer in kept if changes[layer] > _STANDS_OUT * median]
-    if not most:
-        return ""
-    values = ", ".join(f"{layer} ({changes[layer]:.3f})" for layer in most)
-    return f"; kept layers that change it much, against a median of {median:.3f}: {values}"
-
-
-def _spell(layers: Sequence[int], separator: str = ", ") -> str:
-    return separator.join(map(str, layers))

@@ -1,4 +1,4 @@
-"""How well models predict text, and how far from another model they predict."""
+"""How well models predict text, and how far their predictions are from another model's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..evaluate.batches import Batch, text_batches
 from ..models.head import Head
+from ..models.runner import LAST, Runner
 from ..text.windows import Text
-from .running import Batch, batches, final_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,35 +54,43 @@ def predictions(
         reference: The model that KL is measured from, such as the teacher.
 
     Returns:
-        One each, in the order of the models.
+        One for each model, in their order.
     """
-    every = [*models] if reference is None else [*models, reference]
+    runners = [Runner(model) for model in models]
+    truth = None if reference is None else Runner(reference)
     sums = torch.zeros(len(models), 2, dtype=torch.float64)
     count = 0
-    for batch in batches(text.windows, models[0].device):
-        sums += _sums(every, batch, with_reference=reference is not None)
+    for batch in text_batches(text, models[0]):
+        sums += _sums(runners, batch, truth)
         count += len(batch.targets)
     return [Prediction(loss / count, kl / count) for loss, kl in sums.tolist()]
 
 
-def _sums(models: Sequence[PreTrainedModel], batch: Batch, *, with_reference: bool) -> Tensor:
-    states = [final_states(model, batch) for model in models]
-    heads = [Head(model) for model in models]
-    bound = _LOGITS_ON_CPU if batch.tokens.device.type == "cpu" else _LOGITS
-    size = max(1, bound // heads[0].vocab_size)
-    sums = torch.zeros(len(models) - with_reference, 2, dtype=torch.float64)
+def _sums(runners: Sequence[Runner], batch: Batch, reference: Runner | None) -> Tensor:
+    """Σ negative log-likelihood and Σ KL over a batch's targets, `[models, 2]`, float64."""
+    ends = [_end(runner, batch) for runner in runners]
+    truth = None if reference is None else _end(reference, batch)
+    size = _LOGITS_ON_CPU if ends[0][1].device.type == "cpu" else _LOGITS
+    size = max(1, size // runners[0].head.vocab_size)
+    sums = torch.zeros(len(runners), 2, dtype=torch.float64)
     for start in range(0, len(batch.targets), size):
         part = slice(start, start + size)
-        truth = _log_probs(heads[-1], states[-1][part]) if with_reference else None
-        for index in range(len(sums)):
-            log_probs = _log_probs(heads[index], states[index][part])
-            target = batch.targets[part].to(log_probs.device)[:, None]
-            sums[index, 0] -= float(log_probs.gather(1, target).double().sum())
-            if truth is not None:
-                divergence = F.kl_div(log_probs, truth, reduction="none", log_target=True)
-                sums[index, 1] += float(divergence.sum(-1).double().sum())
+        expected = None if truth is None else _log_probs(*truth, part)
+        target = torch.from_numpy(batch.targets[part])[:, None]
+        for index, (head, states) in enumerate(ends):
+            found = _log_probs(head, states, part)
+            sums[index, 0] -= float(found.gather(1, target.to(found.device)).double().sum())
+            if expected is not None:
+                kl = F.kl_div(found, expected, reduction="none", log_target=True)
+                sums[index, 1] += float(kl.sum(-1).double().sum())
     return sums
 
 
-def _log_probs(head: Head, states: Tensor) -> Tensor:
-    return F.log_softmax(head(states), dim=-1, dtype=torch.float32)
+def _end(runner: Runner, batch: Batch) -> tuple[Head, Tensor]:
+    """A model's head, and its final states that predict targets, `[R, D]`."""
+    return runner.head, batch.read(runner.run(batch.inputs)[LAST])
+
+
+def _log_probs(head: Head, states: Tensor, part: slice) -> Tensor:
+    """Log-probabilities `[T, V]` of some final states of `[R, D]`, in fp32."""
+    return F.log_softmax(head(states[part]), dim=-1, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What a teacher and its student look like inside, on text."""
+"""What a teacher's layers do on text, and how well a student stands in for them."""
 
 from __future__ import annotations
 
@@ -37,6 +37,17 @@ class Patched:
     member: Member
     prediction: Prediction
 
+    def to_json(self) -> dict[str, Any]:
+        """All figures as JSON values."""
+        return {
+            "patched": list(self.member.patched),
+            "order": self.member.order,
+            "num_layers": self.member.num_layers,
+            "loss": self.prediction.loss,
+            "perplexity": self.prediction.perplexity,
+            "kl": self.prediction.kl,
+        }
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -49,7 +60,7 @@ class Inspection:
         ends: The student and the teacher.
         alone: For each student layer the member with that layer patched and no other.
         orders: Members along each sequential order, of the same patches.
-        order: The end to patch from; None without a student or where it has no size between.
+        order: The end to patch from; None without a student or where no size lies between them.
     """
 
     teacher: Similarity
@@ -62,18 +73,12 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """All figures as JSON values."""
-        content: dict[str, Any] = {
-            "teacher": _similarity_json(self.teacher),
-            "keep": asdict(self.keep),
-        }
+        content: dict[str, Any] = {"teacher": self.teacher.to_json(), "keep": asdict(self.keep)}
         if self.student is not None:
-            content |= {
-                "student": _similarity_json(self.student),
-                "ends": [_patched_json(each) for each in self.ends],
-                "alone": [_patched_json(each) for each in self.alone],
-                "orders": [_patched_json(each) for each in self.orders],
-                "order": None if self.order is None else asdict(self.order),
-            }
+            content["student"] = self.student.to_json()
+            for name in ("ends", "alone", "orders"):
+                content[name] = [patched.to_json() for patched in getattr(self, name)]
+            content["order"] = None if self.order is None else asdict(self.order)
         return content
 
 
@@ -91,7 +96,7 @@ def inspect_paths(
     Args:
         teacher: A directory or a hub id, with or without `@revision`.
         student: The same, or None.
-        texts: UTF-8 text files; all of it is looked at, in windows of at most 2048 tokens.
+        texts: UTF-8 text files, all of which is read, in windows of at most 2048 tokens.
         every: As in `inspect_teacher`.
         keep: The teacher layers that the student keeps, where it has no `student_config.json`.
         **loading: `device`, `dtype` and more for `from_pretrained`.
@@ -119,7 +124,7 @@ def inspect_teacher(teacher: PreTrainedModel, text: Text, every: int = 2) -> Ins
     Args:
         teacher: A live teacher in evaluation mode; left as it is.
         text: What it runs over.
-        every: As in `LayerMap.every`, whose number of layers is kept, in blocks as long.
+        every: As in `LayerMap.every`: the advice keeps as many layers, in blocks as long.
 
     Raises:
         LayerMapError: `every` is out of range for the teacher.
@@ -132,8 +137,8 @@ def inspect_teacher(teacher: PreTrainedModel, text: Text, every: int = 2) -> Ins
 def inspect_family(family: Family, text: Text) -> Inspection:
     """How well each student layer stands in for its block, and what patching it alone does.
 
-    All members that are measured run over the whole text: those with one patched layer, and three
-    along each sequential order (the first size above the student, the middle, the last below the
+    Every measured member runs over the whole text: those with one patched layer, and three along
+    each sequential order (the first size above the student, the middle, the last below the
     teacher).
 
     Args:
@@ -142,53 +147,31 @@ def inspect_family(family: Family, text: Text) -> Inspection:
     """
     layers = family.layers
     states, across = similarity(family.teacher, text, family)
-    ends = [layers.member(patch=0), layers.member(blocks=range(layers.num_student_layers))]
-    alone = [layers.member(blocks=[i]) for i in range(layers.num_student_layers)]
     largest = layers.max_patch - 1
     between = sorted({1, largest // 2 + 1, largest}) if largest >= 1 else []
+    ends = [layers.member(patch=0), layers.member(blocks=range(layers.num_student_layers))]
+    alone = [layers.member(blocks=[i]) for i in range(layers.num_student_layers)]
     orders = [layers.member(patch, order) for order in _ORDERS for patch in between]
-    members = [*ends, *alone, *orders]
-    # Some members are named twice, such as the first patch of an order.
-    unique = list(dict.fromkeys(members))
-    models = [family.model(member).eval() for member in unique]
-    measured = dict(zip(unique, predictions(models, text, reference=family.teacher), strict=True))
-    kl = {
-        order: [measured[member].kl for member in orders if member.order == order]
-        for order in _ORDERS
-    }
-    single = [measured[member].kl for member in alone]
-
-    def patched(members: Sequence[Member]) -> tuple[Patched, ...]:
-        return tuple(Patched(member, measured[member]) for member in members)
-
+    # Some members are in two lists, such as the first patch of an order.
+    members = list(dict.fromkeys([*ends, *alone, *orders]))
+    models = [family.model(member).eval() for member in members]
+    found = dict(zip(members, predictions(models, text, reference=family.teacher), strict=True))
+    advice = None
+    if between:
+        kl = {
+            order: [found[member].kl for member in orders if member.order == order]
+            for order in _ORDERS
+        }
+        advice = advise_order(kl, [found[member].kl for member in alone], found[ends[0]].kl)
+    patched_ends, patched_alone, patched_orders = (
+        tuple(Patched(member, found[member]) for member in some) for some in (ends, alone, orders)
+    )
     return Inspection(
         teacher=states,
         keep=advise_keep(states.cosine.tolist(), layers),
         student=across,
-        ends=patched(ends),
-        alone=patched(alone),
-        orders=patched(orders),
-        order=advise_order(kl, single, measured[ends[0]].kl) if between else None,
+        ends=patched_ends,
+        alone=patched_alone,
+        orders=patched_orders,
+        order=advice,
     )
-
-
-def _similarity_json(states: Similarity) -> dict[str, Any]:
-    return {
-        "cosine": states.cosine.tolist(),
-        "pairs": [
-            {"states": list(pair), "cosine": cosine, "relative_squared_error": error}
-            for pair, (cosine, error) in zip(states.pairs, states.of_pairs(), strict=True)
-        ],
-    }
-
-
-def _patched_json(patched: Patched) -> dict[str, Any]:
-    member, prediction = patched.member, patched.prediction
-    return {
-        "patched": list(member.patched),
-        "order": member.order,
-        "num_layers": member.num_layers,
-        "loss": prediction.loss,
-        "perplexity": prediction.perplexity,
-        "kl": prediction.kl,
-    }
