@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,8 @@ def test_only_what_was_made_here_is_replaced(tmp_path: Path) -> None:
     out.mkdir()
     check_free(out, overwrite=True)
     (out / "thesis.tex").write_text("keep me")
+    # Where a user's own recipe lies, too.
+    (out / "recipe.yaml").write_text("teacher: a\n")
     for overwrite, word in ((False, "is not empty"), (True, "was not made by boomerang")):
         with pytest.raises(OutputError, match=word):
             check_free(out, overwrite=overwrite)
@@ -330,6 +332,22 @@ def test_a_second_writer_is_told_who_holds_the_output_and_a_kill_frees_it(
     with locked(out), locked(out):
         (out / "file").write_text("")
     assert [path.name for path in out.iterdir()] == ["file"]
+
+
+def test_an_output_that_is_being_written_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fill(out, "old")
+    with another_writer(out) as process:
+        with pytest.raises(OutputError, match=f"process {process.pid} on .* is writing here"):
+            fill(out, "new")
+        assert (out / "student_config.json").read_text() == "old"
+    late = tmp_path / "late"
+    with ExitStack() as stack:
+        with pytest.raises(OutputError, match="is writing"), new_directory(late) as partial:
+            (partial / "file").write_text("")
+            # A writer that comes while the new directory grows.
+            stack.enter_context(another_writer(late))
+        assert [path.name for path in late.iterdir()] == [LOCK]
 
 
 def test_a_lock_leaves_no_empty_directory_behind(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def locked(directory: Path, *, when: bool = True) -> Iterator[None]:
             raise OutputError(f"cannot be written ({error.strerror})", where=directory) from None
         undo.callback(os.close, descriptor)
         # Removed while it is held, so that nobody is locked out of a file that has gone.
-        undo.callback((home / LOCK).unlink, missing_ok=True)
+        undo.callback(_remove, home / LOCK, descriptor)
         undo.callback(_held.discard, mine)
         _held.add(mine)
         remove_dead_files(home, f".*{PARTIAL}*")
@@ -148,6 +148,13 @@ def _take(path: Path, directory: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _remove(path: Path, descriptor: int) -> None:
+    """Remove a lock file, unless a new directory with another writer has taken its place."""
+    with suppress(FileNotFoundError):
+        if os.path.samefile(path, descriptor):
+            path.unlink()
 
 
 def flock(descriptor: int) -> bool | None:

@@ -14,14 +14,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
-from .lock import LOCK, PARTIAL, disk_errors, flock, parents, remove_dead_files
+from .lock import LOCK, PARTIAL, disk_errors, flock, locked, parents, remove_dead_files
 
 # Hidden siblings of an output X: `.X.boomerang-partial-RANDOM` while it grows, and
 # `.X.boomerang-done` for the moment in which it takes the place of an older one.
 _DONE = ".boomerang-done"
 
 # `--overwrite` replaces a directory that holds one of these.
-_OURS = ("student_config.json", "boomerang.json", "baseline.json", "recipe.yaml")
+_OURS = ("student_config.json", "boomerang.json", "baseline.json", "inputs.json")
 
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -141,11 +141,14 @@ def new_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         A temporary directory beside `out`, on the same file system.
 
     Raises:
-        OutputError: As `check_free`; or `out` cannot be written, or the disk is full.
+        OutputError: As `check_free`; `out` cannot be written, another process writes into it, or
+            the disk is full.
     """
     check_free(out, overwrite=overwrite)
     named, out = out, Path(os.path.realpath(out))
     with disk_errors(named), ExitStack() as undo:
+        # A run may be under way in it.
+        undo.enter_context(locked(named, when=out.exists()))
         try:
             undo.enter_context(parents(out))
             _recover(out)
@@ -233,7 +236,7 @@ def _publish(partial: Path, out: Path, *, overwrite: bool) -> None:
                 raise
         # Not empty: it was so before, or a run at the same time was faster.
         check_free(out, overwrite=overwrite)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), locked(out):
             _replace(partial, out)
             break
     _sync_one(out.parent)
