@@ -1,8 +1,8 @@
-"""README's tables of what is supported, from the very lists that the tests run over.
+"""The tables of what is supported in docs/pairs.md, from the very lists that the tests run over.
 
     python tools/support_table.py
 
-writes them between their marks in README.md. A test fails when they are not what this writes.
+writes them between their marks. A test fails when they differ from what this writes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from boomerang.checkpoint.known_pairs import KNOWN_PAIRS
 from boomerang.models.default_order import default_order_for
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "pairs.md"
 BEGIN = "<!-- tools/support_table.py writes from here -->"
 END = "<!-- to here -->"
 
@@ -67,8 +67,8 @@ def architecture_table(architectures: Any, published: Any) -> str:
     return _table(heads, rows)
 
 
-def in_readme(text: str) -> str:
-    """README's text with the tables as they should be.
+def in_page(text: str) -> str:
+    """The page's text with the tables as they should be.
 
     Raises:
         SystemExit: The marks are not there.
@@ -76,7 +76,7 @@ def in_readme(text: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"README.md lacks {BEGIN} or {END}")
+        raise SystemExit(f"docs/pairs.md lacks {BEGIN} or {END}")
     return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
 
 
@@ -91,4 +91,4 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(in_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(in_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
