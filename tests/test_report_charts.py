@@ -11,10 +11,9 @@ import pytest
 from boomerang.evaluate.results import Row
 from boomerang.report.charts import Chart, charts
 from boomerang.report.external import External
-from boomerang.report.listing import better_and_smaller
-from boomerang.report.metrics import show_with_error
+from boomerang.report.sentences import better_and_smaller
 from boomerang.report.sources import ResultSet
-from boomerang.report.styles import styles
+from boomerang.report.words import show_with_error, styles
 from result_rows import FAMILY, NAIVE, RANDOM, metric_rows, text_rows
 
 ACC = [0.4, 0.5, 0.6, 0.7]
@@ -144,7 +143,7 @@ def test_models_that_stand_alone_have_no_ends_and_are_a_line_where_sizes_of_one_
         )  # fmt: skip
         rows.append(row)
     line = charts([_set(rows)], {})[0].lines[-1]
-    assert (line.label, line.connected) == (label, connected)
+    assert (line.label, line.key.connected) == (label, connected)
     assert [(point.layers, point.name) for point in line.points] == [(5, ""), (6, "")]
 
 

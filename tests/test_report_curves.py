@@ -14,15 +14,13 @@ from boomerang.evaluate.results import Row
 from boomerang.report import figure as figure_module
 from boomerang.report.charts import one_chart
 from boomerang.report.figure import save_figure
-from boomerang.report.lines import curves
-from boomerang.report.sources import shown
-from boomerang.report.table import member_tables
+from boomerang.report.table import all_tables
 from result_rows import FAMILY, NAIVE, RANDOM, text_rows
 
 
 def _print(rows: list[Row]) -> str:
     out = io.StringIO()
-    for table in member_tables(rows):
+    for table in all_tables(rows):
         Console(width=80, file=out).print(table)
     return out.getvalue()
 
@@ -87,19 +85,22 @@ def test_curves_are_told_apart_only_as_far_as_needed() -> None:
 
 
 def test_a_curve_runs_from_student_to_teacher() -> None:
-    (line,) = curves(list(reversed(text_rows("family", FAMILY))))
-    assert [row.num_layers for row in line.rows] == [5, 6, 7, 8]
-    assert line.student is line.rows[0] and line.teacher is line.rows[-1]
-    (part,) = curves([row for row in text_rows("family", FAMILY) if row.num_layers in (6, 7)])
-    assert part.student is None and part.teacher is None
+    rows = text_rows("family", FAMILY)
+    (line,) = one_chart(list(reversed(rows)), metric="perplexity").lines
+    assert [(point.layers, point.name) for point in line.points] == [
+        (5, "student"), (6, ""), (7, ""), (8, "teacher"),
+    ]  # fmt: skip
+    inner = [row for row in rows if row.num_layers in (6, 7)]
+    (part,) = one_chart(inner, metric="perplexity").lines
+    assert [point.name for point in part.points] == ["", ""]
 
 
 def test_only_the_last_student_is_shown() -> None:
     rows = text_rows("family", FAMILY, student="old") + text_rows(
         "family", [30.0, 29.0, 28.0, 18.0]
     )
-    (line,) = curves(shown(rows))
-    assert [row.value for row in line.rows] == [30.0, 29.0, 28.0, 18.0]
+    (line,) = one_chart(rows, metric="perplexity").lines
+    assert [point.value for point in line.points] == [30.0, 29.0, 28.0, 18.0]
 
 
 def test_tasks_and_metrics_that_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_tasks_and_metrics_that_are_not_there_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ResultsError, match="no results for accuracy of books"):
         save_figure(rows, tmp_path / "x", metric="accuracy")
     with pytest.raises(ResultsError, match="name one task"):
-        member_tables(rows + text_rows("family", FAMILY, task="stories"))
+        save_figure(rows + text_rows("family", FAMILY, task="stories"), tmp_path / "x")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         save_figure(rows, tmp_path / "file" / "curve")
@@ -135,6 +136,6 @@ def test_names_with_markup_are_shown_as_they_are() -> None:
 
 def test_each_order_has_a_table_with_the_baselines_of_that_order() -> None:
     rows = text_rows("family", FAMILY) + text_rows("naive", NAIVE)
-    tables = member_tables(rows + text_rows("family", FAMILY, order="first-to-last"))
+    tables = all_tables(rows + text_rows("family", FAMILY, order="first-to-last"))
     headings = [[str(column.header) for column in table.columns] for table in tables]
     assert ["naive" in heading for heading in headings] == [True, False]

@@ -9,9 +9,8 @@ import pytest
 
 from boomerang.evaluate.results import Row, append_results, current, read_results
 from boomerang.report.charts import charts, one_chart
-from boomerang.report.lines import curves
-from boomerang.report.sources import mean_over_seeds, read_sets, shown
-from boomerang.report.table import all_tables, member_tables
+from boomerang.report.sources import mean_over_seeds, read_sets
+from boomerang.report.table import all_tables
 from result_rows import FAMILY, NAIVE, metric_rows, text_rows, write_results
 
 
@@ -68,9 +67,9 @@ def test_one_seed_is_shown_as_it_is() -> None:
 
 
 def test_a_report_has_one_line_for_all_seeds(tmp_path: Path) -> None:
-    found = curves(shown(ROWS))
-    assert [(curve.series, len(curve.rows)) for curve in found] == [("family", 4), ("naive", 4)]
-    assert found[0].teacher is not None
+    found = one_chart(ROWS, metric="perplexity").lines
+    assert [(line.key.series, len(line.points)) for line in found] == [("family", 4), ("naive", 4)]
+    assert found[0].points[-1].name == "teacher"
     [one] = read_sets([write_results(tmp_path / "results", ROWS)])
     assert {row.seed for row in one.rows} == {None}
     assert len([row for row in one.rows if row.metric == "perplexity"]) == 8
@@ -90,7 +89,7 @@ def test_an_order_that_lacks_a_seed_is_shown(tmp_path: Path) -> None:
         line.key[2] for line in one_chart(_missing_seed(), metric="perplexity").lines
     ]
     assert drawn == ["last-to-first", "first-to-last"] * 2
-    titles = [str(table.title) for table in member_tables(_missing_seed())]
+    titles = [str(table.title) for table in all_tables(_missing_seed())]
     assert [title.rpartition(" ")[2] for title in titles] == ["last-to-first", "first-to-last"]
 
 

@@ -51,7 +51,7 @@ def demo(
     from rich.console import Console
 
     from ..demo.walkthrough import run_demo
-    from ..report.table import member_tables
+    from ..report.table import all_tables
 
     console = Console(stderr=True, soft_wrap=True)
     outcome = run_demo(
@@ -63,7 +63,7 @@ def demo(
         controls=controls,
         say=lambda line: console.print(line, style="bold", highlight=False, markup=False),
     )
-    for table in member_tables(outcome.rows):
+    for table in all_tables(outcome.rows):
         Console().print(table)
     typer.echo(f"\n{outcome.member.name}: {outcome.speech}")
     typer.echo(f"\nFigure: {outcome.figure[0]}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..evaluate.results import FAMILY, Row
-from ..layers import FIRST_TO_LAST, LAST_TO_FIRST
+from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap
 from ..sizing import DEFAULT_CONTEXT, Cache, Memory
 from .lines import Key
 from .sources import ResultSet
@@ -20,7 +20,7 @@ _LONGEST = 1 << 17
 class Candidate:
     """A measured member of a family.
 
-    Args:
+    Attributes:
         member: Its patched layers.
         patch: k.
         layers: The number of its layers.
@@ -38,16 +38,16 @@ class Candidate:
     cache: tuple[Cache, ...]
     command: str
 
-    def memory(self, context: int) -> Memory:
-        """What it needs to run with so many tokens of text."""
-        return Memory.of(self.weights, self.cache, context)
+    def memory(self, context: int | None) -> Memory:
+        """What it needs to run with so many tokens of text; without a context, the weights'."""
+        return Memory.of(self.weights, self.cache, context or 1)
 
 
 @dataclass(frozen=True)
 class Choices:
     """The members of one set along one order, to choose from.
 
-    Args:
+    Attributes:
         key: The line of the charts that they are.
         candidates: By size.
         context: Tokens that memory is stated for by default; None where no KV cache is known.
@@ -69,37 +69,42 @@ class Choices:
         powers = {1 << k for k in range(_LONGEST.bit_length()) if least <= 1 << k <= most}
         return tuple(sorted({self.context, *powers}))
 
+    @property
+    def needs(self) -> list[tuple[int, Candidate]]:
+        """The bytes each candidate needs for the default context, increasing."""
+        found = [(each.memory(self.context).total, each) for each in self.candidates]
+        return sorted(found, key=lambda need: need[0])
+
 
 def choices(sets: Sequence[ResultSet]) -> list[Choices]:
     """The families to choose from: one for each set and order, the default order first."""
-    return [_choices(each, order, teacher) for each in sets for order, teacher in _orders_of(each)]
+    return [one for each in sets for one in _choices(each)]
 
 
-def _orders_of(each: ResultSet) -> list[tuple[str | None, str]]:
-    rows = [row for row in each.rows if row.series == FAMILY]
-    found = list(dict.fromkeys((row.order, row.teacher) for row in rows))
-    default = None if each.provenance is None else each.provenance.order
-    return sorted(found, key=lambda pair: pair[0] != default)
-
-
-def _choices(each: ResultSet, order: str | None, teacher: str) -> Choices:
-    mine = [
-        row for row in each.rows if (row.series, row.order, row.teacher) == (FAMILY, order, teacher)
-    ]
-    by_member = {row.member: row for row in mine}
-    ordered = sorted(by_member.values(), key=lambda row: (row.num_layers, row.parameters))
-    candidates = tuple(_candidate(each, row) for row in ordered)
-    known = each.provenance is not None and all(one.cache for one in candidates)
-    return Choices(
-        key=(each.name, FAMILY, order, teacher),
-        candidates=candidates,
-        context=each.provenance.context if each.provenance is not None and known else None,
-        everything=_family_size(each) if order is not None else None,
-    )
+def _choices(each: ResultSet) -> list[Choices]:
+    known = each.provenance
+    found: dict[Key, dict[tuple[int, ...], Row]] = {}
+    for row in each.rows:
+        if row.series == FAMILY:
+            key = Key(each.name, FAMILY, row.order, row.teacher)
+            found.setdefault(key, {})[row.member] = row
+    everything = default = None
+    if known is not None:
+        everything = LayerMap(known.kept_layers, known.num_teacher_layers).max_patch + 1
+        default = known.order
+    result = []
+    for key, mine in sorted(found.items(), key=lambda item: item[0].order != default):
+        rows = sorted(mine.values(), key=lambda row: (row.num_layers, row.parameters))
+        members = tuple(_candidate(each, row) for row in rows)
+        context = known.context if known and all(one.cache for one in members) else None
+        result.append(Choices(key, members, context, everything if key.order else None))
+    return result
 
 
 def _candidate(each: ResultSet, row: Row) -> Candidate:
-    built = each.built(row.member)
+    known = each.provenance
+    sizes = () if known is None else known.built
+    built = next((size for size in sizes if size.member == row.member), None)
     return Candidate(
         member=row.member,
         patch=row.patch,
@@ -115,31 +120,21 @@ def _candidate(each: ResultSet, row: Row) -> Candidate:
 
 def _command(each: ResultSet, row: Row) -> str:
     known = each.provenance
-    sources = ("TEACHER", "STUDENT")
-    name, keep = "member", []
+    words = ["boomerang", "build", "TEACHER", "STUDENT", f"member-{row.num_layers}L"]
     if known is not None:
-        sources, name = (known.teacher.reference, known.student.reference), known.name
-        keep = ["--keep", _listed(known.kept_layers)] if known.keep_given else []
-    words = ["boomerang", "build", *sources, f"{name}-{row.num_layers}L", *keep, *_choice(row)]
-    return shlex.join(words)
-
-
-def _choice(row: Row) -> list[str]:
+        words[2:] = [known.teacher.reference, known.student.reference]
+        words.append(f"{known.name}-{row.num_layers}L")
+        if known.keep_given:
+            words += ["--keep", _listed(known.kept_layers)]
     if not row.member:
-        return ["--patch", "0"]
-    if row.order in (LAST_TO_FIRST, FIRST_TO_LAST):
-        return ["--patch", str(row.patch), "--order", row.order]
-    # An order in a file may have changed since; the patched layers are what was measured.
-    return ["--blocks", _listed(row.member)]
+        words += ["--patch", "0"]
+    elif row.order in (LAST_TO_FIRST, FIRST_TO_LAST):
+        words += ["--patch", str(row.patch), "--order", row.order]
+    else:
+        # An order in a file may have changed since; the patched layers are what was measured.
+        words += ["--blocks", _listed(row.member)]
+    return shlex.join(words)
 
 
 def _listed(layers: Sequence[int]) -> str:
     return ",".join(map(str, layers))
-
-
-def _family_size(each: ResultSet) -> int | None:
-    if each.provenance is None:
-        return None
-    ends = (*each.provenance.kept_layers[1:], each.provenance.num_teacher_layers)
-    pairs = zip(each.provenance.kept_layers, ends, strict=True)
-    return 1 + sum(end - start > 1 for start, end in pairs)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..errors import ResultsError
 from ..evaluate.results import FAMILY, Row
 from .external import External
-from .lines import Line, Lines, curves, only_task
-from .metrics import difference_of, has_an_average, is_difference, lower_is_better
+from .lines import Line, Point, all_lines
 from .sources import ResultSet, shown
+from .words import is_difference, lower_is_better
 
-# Of the height of a chart; in less, the shape of a line is lost.
+# A share of a chart's height; in less, the shape of a line is lost.
 _LITTLE_ROOM = 0.2
 
 # From this ratio of the largest value to the smallest on, a linear axis hides what matters below.
@@ -23,7 +24,7 @@ _LOG_FROM = 2.5
 class Chart:
     """One metric on one task, or its mean over several.
 
-    Args:
+    Attributes:
         task: The task.
         metric: The metric.
         lines: At least one, the families first.
@@ -39,6 +40,29 @@ class Chart:
     left_out: tuple[str, ...] = ()
     close_up: bool = False
 
+    @property
+    def points(self) -> list[Point]:
+        """The points of all lines."""
+        return [point for line in self.lines for point in line.points]
+
+    @property
+    def is_log(self) -> bool:
+        """Whether values span so much that a linear axis hides what matters.
+
+        Only where lower is better: those metrics have no upper end, and bad models explode.
+        """
+        lowest = min(point.value - (point.stderr or 0.0) for point in self.points)
+        return lowest > 0 and self._spans_much
+
+    @property
+    def _spans_much(self) -> bool:
+        values = [point.value for point in self.points]
+        return (
+            lower_is_better(self.metric) is True
+            and min(values) > 0
+            and max(values) / min(values) >= _LOG_FROM
+        )
+
 
 def charts(sets: Sequence[ResultSet], external: Mapping[str, Sequence[External]]) -> list[Chart]:
     """Every chart of a report: means over tasks first, then task by task as they were measured.
@@ -48,21 +72,29 @@ def charts(sets: Sequence[ResultSet], external: Mapping[str, Sequence[External]]
         external: Models from elsewhere, by the name of their source; those of tasks that no set was
             measured on are passed over.
     """
-    found = Lines.of({each.name: each.rows for each in sets}, external)
+    lines = all_lines({each.name: each.rows for each in sets}, external)
     rows = [row for each in sets for row in each.rows]
-    measures = [row.measure for row in rows if not is_difference(row.metric)]
-    result = []
-    for metric in dict.fromkeys(metric for _, metric in measures):
-        tasks = _common_tasks(sets, metric)
-        if tasks:
-            result.append(_average(found, sets, external, metric, tasks))
+    measures = dict.fromkeys(row.measure for row in rows if not is_difference(row.metric))
+    means = [
+        _average(lines, metric, tasks)
+        for metric in dict.fromkeys(metric for _, metric in measures)
+        if (tasks := _common_tasks(sets, metric))
+    ]
+    means.sort(key=lambda chart: (-len(chart.averaged), lower_is_better(chart.metric) is True))
+    found = measured(lines, sorted(measures, key=lambda measure: not _is_mean(measure[0])))
     # There may be no model that was measured on all tasks.
-    result = [chart for chart in result if chart.lines]
-    result.sort(key=lambda chart: (-len(chart.averaged), lower_is_better(chart.metric) is True))
-    for task, metric in sorted(dict.fromkeys(measures), key=lambda each: not _is_mean(each[0])):
-        lines = found.lines({each.name: each.rows for each in sets}, external, task, metric)
-        result.append(Chart(task, metric, lines))
-    return [each for chart in result for each in (chart, *_close_up(chart))]
+    means = [chart for chart in means if chart.lines]
+    return [each for chart in (*means, *found) for each in (chart, *_close_up(chart))]
+
+
+def measured(lines: Sequence[Line], measures: Iterable[tuple[str, str]]) -> list[Chart]:
+    """The charts of tasks and metrics, without those that no line has."""
+    found = []
+    for task, metric in measures:
+        mine = tuple(line for each in lines if (line := each.of(task, metric)).points)
+        if mine:
+            found.append(Chart(task, metric, mine))
+    return found
 
 
 def one_chart(rows: Sequence[Row], *, task: str | None = None, metric: str) -> Chart:
@@ -77,26 +109,25 @@ def one_chart(rows: Sequence[Row], *, task: str | None = None, metric: str) -> C
         ResultsError: There are no rows of them, or several tasks and none named.
     """
     rows = shown(rows)
-    task = only_task(rows) if task is None else task
-    chosen = [row for row in rows if row.task == task]
-    # Refuses a metric that is not there.
-    curves(chosen, task=task, metric=metric)
-    found = Lines.of({"results": chosen}, {})
-    return Chart(task, metric, found.lines({"results": chosen}, {}, task, metric))
+    tasks = sorted({row.task for row in rows}) if task is None else [task]
+    if len(tasks) > 1:
+        raise ResultsError(f"there are results for {', '.join(tasks)}", fix="name one task")
+    lines = all_lines({"results": [row for row in rows if row.task in tasks]}, {})
+    found = measured(lines, [(each, metric) for each in tasks])
+    if not found:
+        raise ResultsError(f"there are no results for {metric} of {', '.join(tasks) or 'any task'}")
+    return found[0]
 
 
-def is_log(chart: Chart) -> bool:
-    """Whether values span so much that a linear axis hides what matters.
-
-    Only where lower is better: those metrics have no upper end, and bad models explode.
-    """
-    errors = [point.value - (point.stderr or 0.0) for line in chart.lines for point in line.points]
-    return min(errors) > 0 and _needs_log(_values(chart.lines), chart.metric)
-
-
-def _needs_log(values: Sequence[float], metric: str) -> bool:
-    low, high = min(values), max(values)
-    return lower_is_better(metric) is True and low > 0 and high / low >= _LOG_FROM
+def models(charts: Sequence[Chart]) -> list[tuple[Line, list[Point | None]]]:
+    """Every model of every line, lines in their order, with its point in each of the charts."""
+    found: dict[tuple[object, ...], tuple[Line, list[Point | None]]] = {}
+    for number, chart in enumerate(charts):
+        for line in chart.lines:
+            for point in line.points:
+                row = found.setdefault((line.index, point.model), (line, [None] * len(charts)))
+                row[1][number] = point
+    return sorted(found.values(), key=lambda row: row[0].index)
 
 
 def _close_up(chart: Chart) -> list[Chart]:
@@ -104,77 +135,48 @@ def _close_up(chart: Chart) -> list[Chart]:
     families = tuple(line for line in chart.lines if line.kind == "family")
     if not families or len(families) == len(chart.lines):
         return []
-    log = _needs_log(_values(chart.lines), chart.metric)
-    room = _span(_values(families), log) / (_span(_values(chart.lines), log) or 1.0)
     alone = replace(chart, lines=families, left_out=(), close_up=True)
+    log = chart._spans_much
+    room = _span(alone, log) / (_span(chart, log) or 1.0)
     return [alone] if 0 < room < _LITTLE_ROOM else []
 
 
-def _values(lines: Sequence[Line]) -> list[float]:
-    return [point.value for line in lines for point in line.points]
-
-
-def _span(values: Sequence[float], log: bool) -> float:
+def _span(chart: Chart, log: bool) -> float:
+    values = [point.value for point in chart.points]
     low, high = min(values), max(values)
     return math.log(high / low) if log else high - low
 
 
 def _common_tasks(sets: Sequence[ResultSet], metric: str) -> tuple[str, ...]:
-    """The tasks that every set has, of those a mean is taken over."""
-    first, *others = [_averaged_tasks(each.rows, metric, each.groups) for each in sets]
+    """The tasks that every set has, of those a mean is taken over; none if there is only one.
+
+    A mean of perplexities makes no sense: they are on scales of their own, and one hard text would
+    decide.
+    """
+    if metric.partition(",")[0].endswith("perplexity"):
+        return ()
+    first, *others = [_averaged_tasks(each, metric) for each in sets]
     common = tuple(task for task in first if all(task in other for other in others))
     return common if len(common) > 1 else ()
 
 
-def _average(
-    found: Lines,
-    sets: Sequence[ResultSet],
-    external: Mapping[str, Sequence[External]],
-    metric: str,
-    tasks: tuple[str, ...],
-) -> Chart:
-    name = _average_name(tasks)
-    rows = {
-        each.name: [
-            *_average_rows(each.rows, metric, tasks),
-            *_average_rows(each.rows, difference_of(metric), tasks),
-        ]
-        for each in sets
-    }
-    points = {source: _average_external(each, metric, tasks) for source, each in external.items()}
-    lines = found.lines(rows, points, name, metric)
-    there = {point.name for line in lines if line.kind == "external" for point in line.points}
-    partly = {each.name for some in external.values() for each in some if each.metric == metric}
-    absent = {
-        line.label for line in found.lines_of({each.name: each.rows for each in sets}, metric)
-    } - {line.label for line in lines}
-    return Chart(name, metric, lines, tasks, tuple(sorted((partly - there) | absent)))
-
-
-def _averaged_tasks(
-    rows: Sequence[Row], metric: str, groups: Mapping[str, frozenset[str]]
-) -> tuple[str, ...]:
-    """The tasks whose mean of a metric is shown, in the order of the rows; none if there is one.
+def _averaged_tasks(each: ResultSet, metric: str) -> tuple[str, ...]:
+    """The tasks of one set whose mean is taken, in the order of the rows.
 
     A group stands for its tasks, and the widest group for those in it: they would count twice.
     There is no mean beside one that was measured.
-
-    Args:
-        rows: Of one set of results.
-        metric: The metric.
-        groups: The tasks of each group.
     """
-    if not has_an_average(metric):
+    rows = (row for row in each.rows if row.metric == metric and row.series == FAMILY)
+    names = tuple(dict.fromkeys(row.task for row in rows))
+    if any(map(_is_mean, names)):
         return ()
-    tasks = [row.task for row in rows if row.metric == metric and row.series == FAMILY]
-    names = tuple(dict.fromkeys(tasks))
+    groups = each.groups
     covers = [groups[name] for name in names if name in groups]
-    whole = tuple(
+    return tuple(
         name
         for name in names
         if not any(name in group or groups.get(name, group) < group for group in covers)
     )
-    return whole if len(whole) > 1 and not any(map(_is_mean, names)) else ()
 
 
 def _is_mean(task: str) -> bool:
@@ -182,69 +184,54 @@ def _is_mean(task: str) -> bool:
     return "/" in task
 
 
-def _average_name(tasks: Sequence[str]) -> str:
-    """What the mean over tasks is called."""
-    return f"average of {len(tasks)} tasks"
+def _average(lines: Sequence[Line], metric: str, tasks: tuple[str, ...]) -> Chart:
+    """The mean over tasks, of every model that was measured on all of them."""
+    name = f"average of {len(tasks)} tasks"
+    means = tuple(
+        line
+        for each in lines
+        if (line := replace(each, points=tuple(_means(each, name, metric, tasks)))).points
+    )
+    shown = {line.index for line in means}
+    there = {point.name for line in means if line.kind == "external" for point in line.points}
+    left_out = set()
+    for line in lines:
+        names = {point.name for point in line.points if point.metric == metric}
+        if line.kind == "external":
+            left_out |= names - there
+        elif names and line.index not in shown:
+            left_out.add(line.label)
+    return Chart(name, metric, means, tasks, tuple(sorted(left_out)))
 
 
-def _average_rows(rows: Sequence[Row], metric: str, tasks: Sequence[str]) -> list[Row]:
-    """For each member that was measured on all tasks, the mean over them.
-
-    Its standard error is that of a mean of independent values, and None where one has none. So
-    for a difference: it is paired within each task.
-
-    Args:
-        rows: Rows that hold, of any metric.
-        metric: The metric, which may be a difference.
-        tasks: The tasks, at least one.
-
-    Returns:
-        Rows of the task `_average_name(tasks)`, in the order of the first task's.
-    """
-    found: dict[tuple[object, ...], dict[str, Row]] = {}
-    for row in rows:
-        if row.metric == metric and row.task in tasks:
-            member = (row.teacher, row.student, row.series, row.order, row.member)
-            found.setdefault(member, {})[row.task] = row
+def _means(line: Line, name: str, metric: str, tasks: Sequence[str]) -> list[Point]:
+    found: dict[tuple[object, ...], dict[str, Point]] = {}
+    for point in line.points:
+        if point.metric == metric and point.task in tasks:
+            found.setdefault(point.model, {})[point.task] = point
     return [
-        parts[tasks[0]].model_copy(
-            update={
-                "task": _average_name(tasks),
-                "value": _mean([parts[task].value for task in tasks]),
-                "stderr": _stderr([parts[task].stderr for task in tasks]),
-                "items": sum(parts[task].items for task in tasks),
-            }
-        )
+        _mean([parts[task] for task in tasks], name)
         for parts in found.values()
         if len(parts) == len(tasks)
     ]
 
 
-def _average_external(
-    points: Sequence[External], metric: str, tasks: Sequence[str]
-) -> list[External]:
-    """The same for models from elsewhere."""
-    found: dict[tuple[str, int], dict[str, External]] = {}
-    for point in points:
-        if point.metric == metric and point.task in tasks:
-            found.setdefault((point.name, point.parameters), {})[point.task] = point
-    return [
-        External(
-            name=name,
-            parameters=parameters,
-            task=_average_name(tasks),
-            metric=metric,
-            value=_mean([parts[task].value for task in tasks]),
-            stderr=_stderr([parts[task].stderr for task in tasks]),
-            bytes=parts[tasks[0]].bytes,
-            layers=parts[tasks[0]].layers,
-        )
-        for (name, parameters), parts in found.items()
-        if len(parts) == len(tasks)
-    ]
+def _mean(points: Sequence[Point], task: str) -> Point:
+    """The mean of a model's points; the errors are those of independent tasks."""
+    changes = [point.change for point in points if point.change is not None]
+    change = None
+    if len(changes) == len(points):
+        change = (_of([each[0] for each in changes]), _stderr([each[1] for each in changes]))
+    return replace(
+        points[0],
+        task=task,
+        value=_of([point.value for point in points]),
+        stderr=_stderr([point.stderr for point in points]),
+        change=change,
+    )
 
 
-def _mean(values: Sequence[float]) -> float:
+def _of(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 

@@ -3,136 +3,86 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ..errors import ResultsError
-from .sources import can_be_drawn
+from .sources import LARGEST
 
-_REQUIRED = ("name", "parameters", "task", "metric", "value")
-_OPTIONAL = ("stderr", "bytes", "layers")
-_COLUMNS = (*_REQUIRED, *_OPTIONAL)
+_COLUMNS = "name, parameters, task, metric and value, and if wanted stderr, bytes and layers"
 
-_TOO_MANY = 1 << 63
+_Text = Annotated[str, Field(min_length=1)]
+_Whole = Annotated[int, Field(ge=1, lt=1 << 63)]
+_Value = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+# An empty cell is a value that is not known.
+_EMPTY = BeforeValidator(lambda cell: None if cell == "" else cell)
 
-_Number = TypeVar("_Number", int, float)
 
-
-@dataclass(frozen=True)
+@dataclass(
+    frozen=True,
+    config=ConfigDict(extra="forbid", str_strip_whitespace=True, allow_inf_nan=False),
+)
 class External:
-    """One measured value of a model that is no member of a family.
-
-    Args:
-        name: The model.
-        parameters: Numbers stored.
-        task: As in the results it stands beside.
-        metric: The same.
-        value: The value; finite.
-        stderr: Its standard error, or None.
-        bytes: Of the weights, or None.
-        layers: The number of layers, or None.
-    """
-
-    name: str
-    parameters: int
-    task: str
-    metric: str
-    value: float
-    stderr: float | None
-    bytes: int | None
-    layers: int | None
-
-
-def read_external(path: str | Path) -> list[External]:
-    """The measurements in a CSV file.
-
-    The first line names the columns, in any order: `name`, `parameters`, `task`, `metric` and
-    `value`, and if wanted `stderr`, `bytes` and `layers`, whose cells may be empty.
-
-    Args:
-        path: The file, UTF-8.
+    """One value of a model outside the family; `None` where `stderr`, bytes or layers are unknown.
 
     Raises:
-        ResultsError: It cannot be read, or has other columns, no lines, or a broken cell; names
-            file, line and column.
+        ValidationError: A value is not of its type, or out of range.
+    """
+
+    name: _Text
+    parameters: _Whole
+    task: _Text
+    metric: _Text
+    value: _Value
+    stderr: Annotated[float | None, Field(ge=0, le=LARGEST), _EMPTY] = None
+    bytes: Annotated[_Whole | None, _EMPTY] = None
+    layers: Annotated[_Whole | None, _EMPTY] = None
+
+
+def read_external(path: str | Path) -> Sequence[External]:
+    """The measurements in a CSV file (UTF-8), whose first line names the columns in any order.
+
+    Raises:
+        ResultsError: The file cannot be read, or has other columns, no lines, a broken cell, or a
+            value twice; names file, line and column.
     """
     path = Path(path)
+    found: dict[tuple[object, ...], External] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            _check_columns(list(reader.fieldnames or ()), path)
-            found = [_measurement(line, f"{path} line {reader.line_num}") for line in reader]
+            names = reader.fieldnames or ()
+            if len({*names}) < len(names):
+                raise ResultsError("names a column twice", where=path)
+            for cells in reader:
+                one = _external(cells, f"{path} line {reader.line_num}")
+                key = (one.name, one.parameters, one.task, one.metric)
+                if key in found:
+                    what = f"has {one.metric} on {one.task} of {one.name!r} twice"
+                    raise ResultsError(what, where=path)
+                found[key] = one
     except OSError as error:
         raise ResultsError(f"cannot be read ({error.strerror})", where=path) from None
-    except UnicodeDecodeError:
-        raise ResultsError("is not UTF-8 text", where=path) from None
-    except csv.Error as error:
-        raise ResultsError(f"is no CSV ({error})", where=path) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"is not CSV in UTF-8 ({error})", where=path) from None
     if not found:
         raise ResultsError("has no lines below its columns", where=path)
-    keys = [(each.name, each.parameters, each.task, each.metric) for each in found]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ResultsError(f"has {twice[3]} on {twice[2]} of {twice[0]!r} twice", where=path)
-    return found
+    return list(found.values())
 
 
-def _check_columns(names: list[str], path: Path) -> None:
-    missing = [name for name in _REQUIRED if name not in names]
-    unknown = [name for name in names if name not in _COLUMNS]
-    twice = [name for name in names if names.count(name) > 1]
-    for what, wrong in (("lacks", missing), ("has unknown", unknown), ("repeats", twice)):
-        if wrong:
-            raise ResultsError(
-                f"{what} column {wrong[0]!r}",
-                where=path,
-                fix=f"its columns are {', '.join(_REQUIRED)}; {', '.join(_OPTIONAL)} if wanted",
-            )
-
-
-def _measurement(line: dict[str, str | None], where: str) -> External:
+def _external(cells: dict[Any, Any], where: str) -> External:
     # csv keeps cells beyond the last column under None, and lacking ones as None.
-    if None in line or None in line.values():
+    if None in cells or None in cells.values():
         raise ResultsError("has another number of cells than there are columns", where=where)
-    cells = {name: (value or "").strip() for name, value in line.items()}
-    for name in ("name", "task", "metric"):
-        if not cells[name]:
-            raise ResultsError(f'column "{name}" is empty', where=where)
-    parameters = _number(cells, "parameters", int, where)
-    value = _number(cells, "value", float, where)
-    if parameters is None or value is None:
-        empty = "parameters" if parameters is None else "value"
-        raise ResultsError(f'column "{empty}" is empty', where=where)
-    return External(
-        name=cells["name"],
-        parameters=parameters,
-        task=cells["task"],
-        metric=cells["metric"],
-        value=value,
-        stderr=_number(cells, "stderr", float, where),
-        bytes=_number(cells, "bytes", int, where),
-        layers=_number(cells, "layers", int, where),
-    )
-
-
-def _number(
-    cells: dict[str, str], name: str, kind: Callable[[str], _Number], where: str
-) -> _Number | None:
-    text = cells.get(name, "")
-    if not text:
-        return None
     try:
-        number = kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise ResultsError(f'column "{name}" is {text!r} and not {what}', where=where) from None
-    if kind is float and not math.isfinite(number):
-        raise ResultsError(f'column "{name}" is not a finite number', where=where)
-    if (name == "stderr" and number < 0) or (kind is int and number < 1):
-        raise ResultsError(f'column "{name}" is {text}, which is too small', where=where)
-    if number >= _TOO_MANY if kind is int else not can_be_drawn(number, None):
-        raise ResultsError(f'column "{name}" is {text}, which cannot be', where=where)
-    return number
+        return External(**cells)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f'column "{first["loc"][0]}" is {first["input"]!r}: {first["msg"].lower()}'
+        if first["type"] == "missing":
+            what = f'column "{first["loc"][0]}" is missing'
+        raise ResultsError(what, where=where, fix=f"the columns are {_COLUMNS}") from None

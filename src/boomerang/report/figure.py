@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..errors import OutputError
 from ..evaluate.results import PERPLEXITY, Row
-from .charts import Chart, is_log, one_chart
+from .charts import Chart, one_chart
 from .lines import Line, Point
-from .metrics import better, bytes_unit, count_unit, label, lower_is_better
+from .words import better, bytes_unit, count_unit, label, lower_is_better
 
 UNITS = ("parameters", "bytes", "layers")
+"""The units of size, names of attributes of a point."""
 
 # Around names, so that lines behind them do not cross the letters.
 _HALO = [withStroke(linewidth=3, foreground="white")]
@@ -42,7 +44,7 @@ PAPER_RC: Any = {
 class SizeAxis:
     """The horizontal axis for one unit of size.
 
-    Args:
+    Attributes:
         unit: One of `UNITS`.
         title: The name of the axis.
         divisor: What sizes are divided by before they are drawn.
@@ -57,7 +59,7 @@ class SizeAxis:
     @classmethod
     def of(cls, unit: str, charts: Sequence[Chart]) -> SizeAxis:
         """The axis that holds every point of the charts."""
-        points = (point for chart in charts for line in chart.lines for point in line.points)
+        points = (point for chart in charts for point in chart.points)
         sizes = [size for point in points if (size := getattr(point, unit)) is not None]
         divisor, name = {
             "parameters": count_unit(max(sizes)),
@@ -66,7 +68,7 @@ class SizeAxis:
         }[unit]
         low, high = min(sizes) / divisor, max(sizes) / divisor
         room = 0.08 * ((high - low) or high)
-        words = {"bytes": "Weights as measured"}.get(unit, unit.capitalize())
+        words = "Weights as measured" if unit == "bytes" else unit.capitalize()
         title = f"{words} ({name})" if name else words
         return cls(unit, title, divisor, (low - room, high + room))
 
@@ -84,7 +86,7 @@ def save_figure(
     metric: str = PERPLEXITY,
     title: str | None = None,
 ) -> tuple[Path, Path]:
-    """Draw size against quality and write it as PNG and SVG.
+    """The paths of a PNG and an SVG of size against quality, which it draws.
 
     Args:
         rows: Rows of any series; the family, naive pruning and other baselines become curves.
@@ -104,7 +106,7 @@ def save_figure(
 
 
 def save_chart(chart: Chart, stem: str | Path, *, title: str | None = None) -> tuple[Path, Path]:
-    """Draw a chart of a report; the arguments and errors are otherwise those of `save_figure`."""
+    """As `save_figure`, of a chart of a report."""
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
     with matplotlib.rc_context(PAPER_RC):
         figure = _paper_figure(chart, title)
@@ -114,11 +116,7 @@ def save_chart(chart: Chart, stem: str | Path, *, title: str | None = None) -> t
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of its name's ending, whole or not at all.
-
-    Args:
-        figure: What to write.
-        path: `.png` or `.svg`; parent directories are made.
+    """Write a figure in the format of its name's ending, whole or not at all; makes the directory.
 
     Raises:
         OutputError: It cannot be written.
@@ -160,10 +158,10 @@ def _paper_figure(chart: Chart, title: str | None) -> Figure:
 
 
 def draw_lines(axes: Axes, chart: Chart, axis: SizeAxis, *, page: bool) -> None:
-    """Draw every line of a chart, and the horizontal axis.
+    """Draw every line of a chart, and the horizontal axis; the vertical one must be there.
 
     Args:
-        axes: Where to draw; its vertical axis has been drawn.
+        axes: Where to draw.
         chart: What to draw.
         axis: The unit of size.
         page: Whether for the page, whose names are short and have no outline of their own.
@@ -171,8 +169,6 @@ def draw_lines(axes: Axes, chart: Chart, axis: SizeAxis, *, page: bool) -> None:
     axes.set_xlim(axis.limits)
     axes.set_xlabel(axis.title, gid="size-title")
     to_axes = axes.transScale + axes.transLimits
-    # Above the better line there is nothing, so names go there.
-    above = lower_is_better(chart.metric) is False
     named: list[Any] = []
     for line in chart.lines:
         known = [(x, point) for point in line.points if (x := axis.place(point)) is not None]
@@ -185,44 +181,44 @@ def draw_lines(axes: Axes, chart: Chart, axis: SizeAxis, *, page: bool) -> None:
             place = to_axes.transform((x, point.value))
             if point.name and not any(max(abs(place - other)) < _NEAR for other in named):
                 named.append(place)
-                _draw_name(axes, line, x, point, above=above, page=page)
+                _draw_name(axes, chart, line, x, point, page=page)
 
 
 def _draw_line(
     axes: Axes, line: Line, axis: SizeAxis, known: Sequence[tuple[float, Point]], *, page: bool
 ) -> None:
+    places, values = [x for x, _ in known], [point.value for _, point in known]
     errors = [point.stderr or 0.0 for _, point in known]
-    # Marks on the page are small: without an edge a cross looks like a square.
-    edge = {"markersize": 8, "markeredgecolor": "white"} if page else {"markersize": 6}
-    drawn = axes.errorbar(
-        [x for x, _ in known],
-        [point.value for _, point in known],
-        yerr=errors if any(errors) else None,
-        color=line.style.light,
-        linestyle=line.style.dash if line.connected else "none",
-        marker=line.style.marker,
-        **edge,
-        linewidth=2,
-        elinewidth=1,
-        capsize=0 if page else 3,
-        label=_printable(line.label),
-        # The first line is on top, and families above all others.
-        zorder=(3 if line.kind == "family" else 2) - line.index / 1000,
-    )
+    color, marker = line.style.light, line.style.marker
+    dash = line.style.dash if line.key.connected else "none"
+    # The first line is on top, and families above all others.
+    zorder = (3 if line.kind == "family" else 2) - line.index / 1000
+    look: Any = {"color": color, "linestyle": dash, "linewidth": 2, "marker": marker}
+    if page:
+        # All bars in one path: errorbar makes a path of each, and the page larger and slower.
+        ends = [(v - e, v + e, math.nan) for v, e in zip(values, errors, strict=True)]
+        bars = [(x, y) for x, mine in zip(places, ends, strict=True) for y in mine]
+        if any(errors):
+            axes.plot(*zip(*bars, strict=True), color=color, linewidth=1, zorder=zorder)
+        # Marks on the page are small: without an edge a cross looks like a square.
+        look |= {"markersize": 8, "markeredgecolor": "white", "zorder": zorder + 0.1}
+        drawn: Any = axes.plot(places, values, **look)
+    else:
+        yerr = errors if any(errors) else None
+        look |= {"markersize": 6, "elinewidth": 1, "capsize": 3, "zorder": zorder}
+        drawn = axes.errorbar(places, values, yerr, label=_printable(line.label), **look)
     drawn[0].set_gid(line_id(line, axis))
-    hollow = [(x, point) for x, point in known if point.is_noise]
-    if not hollow:
-        return
-    axes.plot(
-        [x for x, _ in hollow],
-        [point.value for _, point in hollow],
-        color=line.style.light,
-        linestyle="none",
-        marker=line.style.marker,
-        markersize=6,
-        markerfacecolor="white",
-        zorder=3.5 - line.index / 1000,
-    )
+    hollow = [(x, point.value) for x, point in known if point.is_noise]
+    if hollow:
+        axes.plot(
+            *zip(*hollow, strict=True),
+            color=color,
+            linestyle="none",
+            marker=marker,
+            markersize=6,
+            markerfacecolor="white",
+            zorder=3.5 - line.index / 1000,
+        )
 
 
 def _draw_end(axes: Axes, line: Line, x: float, point: Point) -> None:
@@ -241,12 +237,13 @@ def _draw_end(axes: Axes, line: Line, x: float, point: Point) -> None:
     )
 
 
-def _draw_name(axes: Axes, line: Line, x: float, point: Point, *, above: bool, page: bool) -> None:
+def _draw_name(axes: Axes, chart: Chart, line: Line, x: float, point: Point, *, page: bool) -> None:
     end = line.kind == "family"
     name = f"{point.name}\n{point.layers} layers" if end and not page else point.name
     if page and len(name) > _LONGEST_NAME:
         name = f"{name[: _LONGEST_NAME - 1]}…"
-    up = above and end
+    # Above the better line there is nothing, so names go there.
+    up = end and lower_is_better(chart.metric) is False
     # Away from the line, which runs to the other end.
     side = {"student": "right", "teacher": "left"}[point.name] if page and end else "center"
     aside = {"right": 8, "left": -8, "center": 0}[side]
@@ -272,15 +269,13 @@ def _printable(name: str) -> str:
 
 
 def draw_value_axis(axes: Axes, chart: Chart) -> None:
-    """Limits with room for errors and for the ends' names; a log scale where needed."""
-    points = [point for line in chart.lines for point in line.points]
-    low = min(point.value - (point.stderr or 0.0) for point in points)
-    high = max(point.value + (point.stderr or 0.0) for point in points)
-    above = lower_is_better(chart.metric) is False
-    under, over = (0.08, 0.24) if above else (0.24, 0.08)
+    """Give the vertical axis limits with room for errors and names; a log scale where needed."""
+    low = min(point.value - (point.stderr or 0.0) for point in chart.points)
+    high = max(point.value + (point.stderr or 0.0) for point in chart.points)
+    under, over = (0.08, 0.24) if lower_is_better(chart.metric) is False else (0.24, 0.08)
     axes.yaxis.grid(True, color="0.9")
     axes.set_axisbelow(True)
-    if not is_log(chart):
+    if not chart.is_log:
         axes.set_yscale("linear")
         span = (high - low) or abs(high) or 1.0
         axes.set_ylim(low - under * span, high + over * span)
@@ -288,13 +283,9 @@ def draw_value_axis(axes: Axes, chart: Chart) -> None:
     axes.set_yscale("log")
     span = high / low
     axes.set_ylim(low / span**under, high * span**over)
-    axes.yaxis.set_major_locator(LogLocator(subs=_log_marks(span)))
+    # Few decades need more marks than 1, 10, 100 to read a value off.
+    fine, middle = (1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5)
+    marks = fine if span < 10 else middle if span < 1000 else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=marks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _log_marks(span: float) -> tuple[float, ...]:
-    """What to mark in each decade: few decades need more than 1, 10, 100 to read a value off."""
-    if span < 10:
-        return (1, 1.5, 2, 3, 4, 5, 6, 8)
-    return (1, 2, 5) if span < 1000 else (1,)

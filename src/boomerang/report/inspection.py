@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from ..errors import OutputError
-from ..layers import LayerMap
 from ..orders.inspection import Inspection, Patched
 from ..orders.similarity import Similarity
 from .figure import save_picture
@@ -23,41 +22,31 @@ _RC: Any = {"font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "boomerang"
 
 
 def inspection_tables(inspection: Inspection) -> list[Table]:
-    """The teacher layer by layer, and with a student its layers and its members.
-
-    Args:
-        inspection: What was measured.
-    """
+    """The teacher layer by layer, and with a student its layers and its members."""
     tables = [_teacher(inspection)]
     if inspection.student is not None:
-        tables += [_student(inspection), _orders(inspection)]
+        tables += [_student(inspection, inspection.student), _orders(inspection)]
     return tables
 
 
 def _teacher(inspection: Inspection) -> Table:
-    table = plain_table("Each teacher layer: the state before it against the state after it")
-    for heading in ("layer", "cosine", "relative squared error", "keep"):
-        table.add_column(heading, justify="right")
+    title = "Each teacher layer: the state before it against the state after it"
+    table = plain_table(title, "layer", "cosine", "relative squared error", "keep")
     for layer, (cosine, error) in enumerate(inspection.teacher.of_pairs()):
         kept = "yes" if layer in inspection.keep.choice else ""
         table.add_row(str(layer), f"{cosine:.4f}", f"{error:.4f}", kept)
     return table
 
 
-def _student(inspection: Inspection) -> Table:
-    assert inspection.student is not None
-    table = plain_table(
-        "Each student layer: its output against its block's, and what patching it alone does"
-    )
-    headings = ("layer", "block", "cosine", "relative squared error", "perplexity", "KL to teacher")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+def _student(inspection: Inspection, similarity: Similarity) -> Table:
+    title = "Each student layer: its output against its block's, and what patching it alone does"
+    likeness = ("layer", "block", "cosine", "relative squared error")
+    table = plain_table(title, *likeness, "perplexity", "KL to teacher")
     student, teacher = inspection.ends
-    layers: LayerMap = student.member.layers
+    blocks = student.member.layers.blocks
     table.add_row("none", "", "", "", *_prediction(student))
-    measured = zip(inspection.student.of_pairs(), inspection.alone, strict=True)
-    for layer, ((cosine, error), patched) in enumerate(measured):
-        block = layers.blocks[layer]
+    measured = zip(similarity.of_pairs(), inspection.alone, blocks, strict=True)
+    for layer, ((cosine, error), patched, block) in enumerate(measured):
         span = str(block.start) if len(block) == 1 else f"{block.start}-{block.stop - 1}"
         table.add_row(str(layer), span, f"{cosine:.4f}", f"{error:.4f}", *_prediction(patched))
     table.add_row("all", "", "", "", *_prediction(teacher))
@@ -65,14 +54,12 @@ def _student(inspection: Inspection) -> Table:
 
 
 def _orders(inspection: Inspection) -> Table:
-    table = plain_table("Members along each order")
-    for heading in ("order", "patch", "layers", "perplexity", "KL to teacher"):
-        table.add_column(heading, justify="right")
+    headings = ("order", "patch", "layers", "perplexity", "KL to teacher")
+    table = plain_table("Members along each order", *headings)
     for patched in inspection.orders:
         member = patched.member
-        table.add_row(
-            member.order, str(member.patch), str(member.num_layers), *_prediction(patched)
-        )
+        size = (str(member.patch), str(member.num_layers))
+        table.add_row(member.order, *size, *_prediction(patched))
     return table
 
 
@@ -81,11 +68,12 @@ def _prediction(patched: Patched) -> tuple[str, str]:
 
 
 def save_heatmap(inspection: Inspection, path: str | Path) -> Path:
-    """Draw the mean cosines of an inspection; pairs that belong together have a dot.
+    """The path of a drawing of mean cosines, which it makes; matching pairs have a dot.
+
+    The teacher's states are drawn among themselves, the student's against the teacher's.
 
     Args:
-        inspection: What to draw: the teacher's states among themselves, and beside them the
-            student's against the teacher's if there is a student.
+        inspection: What to draw.
         path: The file, `.png`, `.svg` or `.pdf`; an existing one is replaced.
 
     Raises:
@@ -93,25 +81,20 @@ def save_heatmap(inspection: Inspection, path: str | Path) -> Path:
     """
     path = Path(path)
     check_suffix(path)
-    panels = [(inspection.teacher, "teacher")]
-    if inspection.student is not None:
-        panels.append((inspection.student, "student"))
+    panels = [("teacher", inspection.teacher), ("student", inspection.student)]
+    drawn = [(who, states) for who, states in panels if states is not None]
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(6.5 * len(panels), 5.5), dpi=150, layout="constrained")
+        figure = Figure(figsize=(6.5 * len(drawn), 5.5), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
-        all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, (states, who) in zip(all_axes, panels, strict=True):
+        all_axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+        for axes, (who, states) in zip(all_axes, drawn, strict=True):
             _draw_similarity(figure, axes, states, who)
         save_picture(figure, path)
     return path
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that is of no known kind.
-
-    Raises:
-        OutputError: It is.
-    """
+    """Refuse a figure file other than `.png`, `.svg` and `.pdf` with an `OutputError`."""
     if path.suffix not in _SUFFIXES:
         raise OutputError("is no figure", where=path, fix=f"end the name in {', '.join(_SUFFIXES)}")
 

@@ -11,27 +11,27 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..errors import ResultsError
-from ..evaluate.provenance import Built, Provenance, read_provenance
+from ..evaluate.provenance import Provenance, read_provenance
 from ..evaluate.results import FAMILY, Row, current, read_results
-from .metrics import is_difference
+from .words import is_difference
+
+LARGEST = 1e100
+"""Sums and ratios of values up to here are finite; no sensible value is larger."""
 
 _SETTINGS_FILE = "evaluation.json"
 
-# Of a task's settings, those that differ with the tokenizer.
+# Settings of a task that differ with the tokenizer.
 _HASHES = ("content", "text")
-
-# Nothing sensible is beyond, and sums and ratios of what is within are finite.
-LARGEST = 1e100
 
 
 @dataclass(frozen=True)
 class ResultSet:
     """One results directory.
 
-    Args:
+    Attributes:
         name: Its name in the report, different from all others.
         path: The directory or file it was read from.
-        rows: The rows that hold.
+        rows: The rows that hold, means over seeds.
         provenance: What its `family.json` says, if it is of the family in the rows; else None.
         missing: What the report cannot show, and what cannot be compared with the report's
             first set, in sentences.
@@ -58,17 +58,9 @@ class ResultSet:
         listed = ((name, each.get("tasks")) for name, each in self.tasks.items())
         return {name: frozenset(map(str, each)) for name, each in listed if isinstance(each, list)}
 
-    def built(self, member: tuple[int, ...]) -> Built | None:
-        """A member as `build` writes it, where `family.json` says so."""
-        sizes = () if self.provenance is None else self.provenance.built
-        return next((size for size in sizes if size.member == member), None)
-
 
 def read_sets(paths: Sequence[str | Path]) -> list[ResultSet]:
-    """Read sets of results.
-
-    Args:
-        paths: Directories with a `results.jsonl`, or such files.
+    """The sets of results in directories with a `results.jsonl`, or in such files.
 
     Raises:
         ResultsError: One cannot be read, is damaged or empty, or is named twice.
@@ -100,7 +92,7 @@ def _read(path: Path, name: str) -> ResultSet:
     found = shown(read_results(path))
     if all(is_difference(row.metric) for row in found):
         raise ResultsError("there are no results", where=path, fix="run `boomerang evaluate` first")
-    rows = [row for row in found if can_be_drawn(row.value, row.stderr)]
+    rows = [row for row in found if _can_be_drawn(row)]
     if all(is_difference(row.metric) for row in rows):
         raise ResultsError(f"every value is beyond {LARGEST:g}", where=path)
     provenance, missing = _provenance(path, rows)
@@ -113,30 +105,32 @@ def _read(path: Path, name: str) -> ResultSet:
     return ResultSet(name, path, tuple(rows), provenance, missing, settings or {})
 
 
-def can_be_drawn(value: float, stderr: float | None) -> bool:
-    """Whether a value and its standard error are of a size that can be computed with."""
-    return max(abs(value), stderr or 0.0) <= LARGEST and (value == 0 or abs(value) >= 1 / LARGEST)
+def _can_be_drawn(row: Row) -> bool:
+    size = abs(row.value)
+    return max(size, row.stderr or 0.0) <= LARGEST and (size == 0 or size >= 1 / LARGEST)
 
 
 def _provenance(path: Path, rows: Sequence[Row]) -> tuple[Provenance | None, tuple[str, ...]]:
     measured = [row for row in rows if row.series == FAMILY]
     if not measured:
         return None, ("There are no rows of the family itself, only of baselines.",)
-    provenance = read_provenance(path)
-    consequence = (
-        "the report does not know where teacher and student are, nor the KV cache of a member. "
-        "Memory is weights as they were measured, and the command has TEACHER and STUDENT to fill "
-        "in. `boomerang evaluate`, run again on the same directory, writes it."
-    )
-    if provenance is None:
-        return None, (f"There is no family.json beside the results: {consequence}",)
-    hashes = {(row.teacher, row.student) for row in measured}
-    if (provenance.teacher.hash, provenance.student.hash) not in hashes:
-        return None, (f"family.json is of another teacher or student: {consequence}",)
-    if any(size.cache is None for size in provenance.built):
+    found = read_provenance(path)
+    if found is not None and any(
+        (found.teacher.hash, found.student.hash) == (row.teacher, row.student) for row in measured
+    ):
+        known = all(size.cache is not None for size in found.built)
         unknown = "The KV cache of this architecture is not known: memory is weights alone."
-        return provenance, (unknown,)
-    return provenance, ()
+        return found, () if known else (unknown,)
+    problem = (
+        "There is no family.json beside the results"
+        if found is None
+        else "family.json is of another teacher or student"
+    )
+    return None, (
+        f"{problem}: the report does not know where teacher and student are, nor the KV cache of a "
+        "member. Memory is weights as they were measured, and the command has TEACHER and STUDENT "
+        "to fill in. `boomerang evaluate`, run again on the same directory, writes it.",
+    )
 
 
 def _settings(path: Path) -> dict[str, Any] | None:
@@ -162,17 +156,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def shown(rows: Sequence[Row]) -> list[Row]:
     """The rows that still hold, as a reader wants them: the mean over seeds.
 
-    Called once, on all rows of a file. Of the rows it returned, or of one task alone, it would take
-    another student for the current one.
-
-    Args:
-        rows: Rows in the order of writing.
+    Called once, on all rows of a file (in the order of writing): given the rows it returned, or
+    those of one task, it would take another student for the current one.
     """
     return mean_over_seeds(current(rows))
 
 
 def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """For each thing that was measured with several seeds, the mean.
+    """For each thing that was measured with several seeds, the mean; other rows as they are.
 
     All seeds were measured on the same items, so that more of them make only their own share of
     the error smaller: with n seeds, s the standard deviation over them and e their mean standard
@@ -180,22 +171,16 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
     e is what there is.
 
     Args:
-        rows: Rows that hold; those without a seed stay as they are.
+        rows: Rows that hold.
 
     Returns:
         Rows without seeds. As `student` they have that of the first seed.
     """
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(_but_for_the_seed(row), []).append(row)
+        who = (row.teacher, row.series, row.order, row.member, row.num_layers, row.parameters)
+        groups.setdefault(row.key if row.seed is None else (*who, *row.measure), []).append(row)
     return [_mean(group) for group in groups.values()]
-
-
-def _but_for_the_seed(row: Row) -> tuple[object, ...]:
-    if row.seed is None:
-        return row.key
-    what = (row.teacher, row.series, row.order, row.member, row.num_layers)
-    return (*what, row.parameters, *row.measure)
 
 
 def _mean(rows: Sequence[Row]) -> Row:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import matplotlib
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from .charts import Chart
 from .figure import PAPER_RC, SizeAxis, draw_lines, draw_value_axis, line_id
 from .lines import Key, Line
-from .styles import PALETTE
+from .words import PALETTE
 
 WIDE, NARROW = (760, 480), (380, 270)
 """Width and height of the page's drawings, in pixels where one is shown full size."""
@@ -59,7 +59,7 @@ class Canvas:
     Args:
         size: `WIDE` or `NARROW`.
         axes: The horizontal axes, those of `UNITS`; the first one is shown.
-        ids: What the page's script knows members by, of those that can be chosen.
+        ids: The names that the page's script has for members, of those that can be chosen.
     """
 
     def __init__(
@@ -73,29 +73,21 @@ class Canvas:
             self._frame = self._figure.add_axes(box, frameon=False)
             self._frame.xaxis.set_visible(False)
             self._frame.tick_params(length=0)
-            self._units = [
-                (
-                    axis,
-                    self._figure.add_axes(
-                        box, sharey=self._frame, frameon=False, gid=f"unit-{axis.unit}"
-                    ),
-                )
-                for axis in axes
-            ]
-            for axis, own in self._units:
+            self._units = []
+            for axis in axes:
+                name = f"unit-{axis.unit}"
+                own = self._figure.add_axes(box, sharey=self._frame, frameon=False, gid=name)
                 whole = axis.unit == "layers"
                 marks = MaxNLocator(width // 90, steps=[1, 2, 2.5, 5, 10], integer=whole)
                 own.xaxis.set_major_locator(marks)
                 own.yaxis.set_visible(False)
+                self._units.append((axis, own))
 
     def draw(self, chart: Chart, prefix: str) -> Markup:
         """What the `<svg>` element of a chart holds.
 
-        Each marker has the class `point`, and as `data-p` its place among the chart's points.
-
-        Args:
-            chart: The chart.
-            prefix: Makes the ids of markers unique within the page.
+        Each marker has the class `point`, and as `data-p` its place among the chart's points. The
+        prefix makes the ids of markers unique within the page.
         """
         marks: dict[str, list[_Attributes]] = {}
         with matplotlib.rc_context(_RC), warnings.catch_warnings():
@@ -129,18 +121,10 @@ def swatch(line: Line) -> Markup:
     with matplotlib.rc_context(_RC):
         figure = _figure(_SWATCH)
         look: Any = {"color": line.style.light, "linewidth": 2, "linestyle": line.style.dash}
-        if line.connected:
+        if line.key.connected:
             figure.add_artist(Line2D([0.02, 0.98], [0.5, 0.5], **look))
-        figure.add_artist(
-            Line2D(
-                [0.5],
-                [0.5],
-                marker=line.style.marker,
-                markersize=9,
-                markeredgecolor="white",
-                **look,
-            )
-        )
+        mark: Any = look | {"marker": line.style.marker, "markersize": 9}
+        figure.add_artist(Line2D([0.5], [0.5], markeredgecolor="white", **mark))
         return _markup(figure, f"s{line.index}", {})
 
 
@@ -165,94 +149,65 @@ def _markup(figure: Figure, prefix: str, marks: Mapping[str, Sequence[_Attribute
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(text.getvalue())
-    return Markup(_written(_Reader(prefix, marks).children(root)))
-
-
-@dataclass
-class _Node:
-    tag: str
-    attributes: _Attributes
-    children: list[_Node]
-    text: str = ""
+    nodes = _Reader(prefix, marks).children(root)
+    return Markup("".join(ElementTree.tostring(node, encoding="unicode") for node in nodes))
 
 
 class _Reader:
     def __init__(self, prefix: str, marks: Mapping[str, Sequence[_Attributes]]) -> None:
         self.prefix, self.marks = prefix, marks
-        self.markers: dict[str, _Node] = {}
+        self.markers: dict[str, Element] = {}
         self.points: Iterator[_Attributes] = iter(())
         self.units = 0
 
-    def children(self, element: ElementTree.Element) -> list[_Node]:
+    def children(self, element: Element) -> list[Element]:
         return [node for child in element for node in self.nodes(child)]
 
-    def nodes(self, element: ElementTree.Element) -> list[_Node]:
+    def nodes(self, element: Element) -> list[Element]:
         tag = element.tag.removeprefix(_SVG)
         if tag in ("metadata", "style", "clipPath"):
             return []
         if tag == "g":
             return self.group(element)
-        style = _style(element.get("style", ""))
-        found = _Node(tag, {}, self.children(element), (element.text or "").strip())
-        found.attributes |= {n: _short(element.attrib[n]) for n in _PLACES if n in element.attrib}
+        found = Element(tag)
+        found.text = (element.text or "").strip()
+        found.extend(self.children(element))
+        if tag == "defs":
+            return [found] if len(found) else []
+        found.attrib |= {n: _short(element.attrib[n]) for n in _PLACES if n in element.attrib}
         if tag == "use":
             marker = self.markers[element.attrib[_HREF][1:]]
             # All uses of a marker have one style.
-            marker.attributes |= style
-            found.attributes |= {"href": f"#{marker.attributes['id']}"} | next(self.points, {})
+            marker.attrib |= _style(element)
+            found.attrib |= {"href": f"#{marker.attrib['id']}"} | next(self.points, {})
             return [found]
-        found.attributes |= style
+        found.attrib |= _style(element)
         if tag == "path":
-            found.attributes["d"] = _short(" ".join(element.attrib["d"].split()))
+            found.set("d", _short(" ".join(element.attrib["d"].split())))
         if "id" in element.attrib:
-            found.attributes["id"] = f"{self.prefix}-{len(self.markers)}"
+            found.set("id", f"{self.prefix}-{len(self.markers)}")
             self.markers[element.attrib["id"]] = found
-        return [] if tag == "defs" and not found.children else [found]
+        return [found]
 
-    def group(self, element: ElementTree.Element) -> list[_Node]:
+    def group(self, element: Element) -> list[Element]:
+        """A group with an id of ours, or the children of any other group."""
         name = element.get("id", "")
         if name in self.marks:
             self.points = iter(self.marks[name])
         children = self.children(element)
-        if name in self.marks:
-            self.points = iter(())
         kind, hyphen, rest = name.partition("-")
         if not hyphen or not children:
             return children
-        hidden = {"hidden": ""} if kind == "unit" and self.units else {}
+        found = Element("g", {"class": kind, f"data-{kind}": rest})
+        found.extend(children)
+        if kind == "unit" and self.units:
+            found.set("hidden", "")
         self.units += kind == "unit"
-        return [_Node("g", {"class": kind, f"data-{kind}": rest} | hidden, children)]
+        return [found]
 
 
-def _written(nodes: Iterable[_Node]) -> str:
-    parts = []
-    for node in _joined(nodes):
-        inner = _written(node.children) + str(escape(node.text))
-        attributes = "".join(f' {key}="{escape(node.attributes[key])}"' for key in node.attributes)
-        parts.append(f"<{node.tag}{attributes}" + (f">{inner}</{node.tag}>" if inner else "/>"))
-    return "".join(parts)
-
-
-def _joined(nodes: Iterable[_Node]) -> list[_Node]:
-    """Paths that follow one another and look alike as one path."""
-    found: list[_Node] = []
-    for node in nodes:
-        last = found[-1] if found else node
-        rest = {key: value for key, value in node.attributes.items() if key != "d"}
-        if (
-            last is not node
-            and last.tag == node.tag == "path"
-            and last.attributes == rest | {"d": last.attributes["d"]}
-        ):
-            joined = f"{last.attributes['d']} {node.attributes['d']}"
-            found[-1] = _Node("path", rest | {"d": joined}, [])
-        else:
-            found.append(node)
-    return found
-
-
-def _style(style: str) -> _Attributes:
-    entries = (entry.partition(":") for entry in style.split(";"))
+def _style(element: Element) -> _Attributes:
+    entries = (entry.partition(":") for entry in element.get("style", "").split(";"))
     found = {name.strip(): value.strip() for name, _, value in entries}
     return {name: _colour(found[name]) for name in _STYLES if name in found}
 
@@ -263,7 +218,4 @@ def _colour(value: str) -> str:
 
 
 def _short(numbers: str) -> str:
-    def rounded(match: re.Match[str]) -> Any:
-        return f"{float(match[0]):.1f}".removesuffix(".0")
-
-    return _NUMBER.sub(rounded, numbers)
+    return _NUMBER.sub(lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), numbers)

@@ -8,11 +8,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluate.results import BITS_PER_BYTE, DIFFERENCE, FAMILY, PERPLEXITY, Row
+from ..evaluate.results import BITS_PER_BYTE, PERPLEXITY, Row
 from ..units import show_bytes, show_count, show_count_briefly
-from .lines import Curve, curves, only_task
-from .metrics import NOISE, difference_of, is_difference, is_noise
+from .charts import Chart, measured, models
+from .lines import Line, Point, all_lines, series_name
 from .sources import shown
+from .words import NOISE, bytes_unit, is_difference
 
 # As many as fit into 80 columns beside the member.
 _MEASURES = 4
@@ -20,10 +21,10 @@ _MEASURES = 4
 _CAPTION = f"± one standard error; ~ a change of less than {NOISE} paired standard errors"
 
 
-def plain_table(title: str | Text | None = None, caption: str | None = None) -> Table:
-    """A table without frames, as all of this package's."""
-    return Table(
-        title=title,
+def plain_table(title: str | None, *headings: str, caption: str | None = None) -> Table:
+    """A table without frames, with columns that stand to the right; nothing in it is markup."""
+    table = Table(
+        title=None if title is None else Text(title),
         title_justify="left",
         caption=caption,
         caption_justify="left",
@@ -32,126 +33,94 @@ def plain_table(title: str | Text | None = None, caption: str | None = None) -> 
         collapse_padding=True,
         show_edge=False,
     )
-
-
-def member_tables(rows: Sequence[Row], *, task: str | None = None) -> list[Table]:
-    """One table for each curve of the family, the baselines beside it.
-
-    A difference to the member before that is less than 1.96 paired standard errors is marked `~`:
-    it may well be noise.
-
-    Args:
-        rows: Rows of any series.
-        task: The task; may be left out when the rows are of one task only.
-
-    Returns:
-        Tables for `rich.console.Console.print`.
-
-    Raises:
-        ResultsError: No rows of this task, or several tasks and none named.
-    """
-    rows = shown(rows)
-    return _member_tables(rows, only_task(rows) if task is None else task)
-
-
-def _member_tables(rows: Sequence[Row], task: str) -> list[Table]:
-    lines = curves(rows, task=task, metric=PERPLEXITY)
-    values = {row.key: row for row in rows}
-    family = [line for line in lines if line.series == FAMILY]
-    return [
-        _member_table(line, task, values, _baselines_of(line, lines)) for line in family or lines
-    ]
+    for heading in headings:
+        table.add_column(Text(heading), justify="right", overflow="fold")
+    return table
 
 
 def all_tables(rows: Sequence[Row]) -> list[Table]:
     """Tables of every task: each text by itself, the tasks of lm-evaluation-harness side by side.
 
+    A value whose change from the size below is less than 1.96 paired standard errors is marked `~`:
+    the change may well be noise.
+
     Args:
-        rows: Rows of any series.
+        rows: Rows in the order of writing, of any series.
+
+    Returns:
+        Tables for `rich.console.Console.print`.
     """
     rows = shown(rows)
-    found = {row.measure for row in rows}
-    texts = [
-        task for task, metric in found if metric == PERPLEXITY and (task, BITS_PER_BYTE) in found
-    ]
-    tables = [
-        table
-        for task in dict.fromkeys(row.task for row in rows)
-        if task in texts
-        for table in _member_tables(rows, task)
-    ]
-    return tables + _task_tables([row for row in rows if row.task not in texts])
+    lines = all_lines({"results": rows}, {})
+    found = dict.fromkeys(row.measure for row in rows if not is_difference(row.metric))
+    tables, others = [], dict(found)
+    for task in dict.fromkeys(task for task, _ in found):
+        text = [(task, PERPLEXITY), (task, BITS_PER_BYTE)]
+        if set(text) <= set(found):
+            tables += _text_tables(*measured(lines, text))
+            others = {measure: None for measure in others if measure[0] != task}
+    return tables + [table for line in lines for table in _task_tables(line, list(others))]
 
 
-def _baselines_of(line: Curve, lines: Sequence[Curve]) -> list[Curve]:
-    """The baselines measured along the same order, of the same teacher."""
-    mine = line.rows[0]
-    return [
-        other
-        for other in lines
-        if other.series not in (FAMILY, line.series)
-        and (other.rows[0].order, other.rows[0].teacher) == (mine.order, mine.teacher)
-    ]
-
-
-def _member_table(
-    line: Curve, task: str, values: dict[tuple[object, ...], Row], baselines: Sequence[Curve]
-) -> Table:
-    order = line.rows[0].order
-    table = plain_table(
-        Text(f"{line.name} on {task}" + (f", patched {order}" if order else "")),
-        _CAPTION,
-    )
-    # Two baselines and the bytes do not fit into 80 columns together.
-    sizes = ["params", "bytes"] if len(baselines) < 2 else ["params"]
-    for heading in ("patch", "layers", *sizes, "perplexity", "bits/byte", "change "):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for baseline in baselines:
-        table.add_column(Text(baseline.series), justify="right", no_wrap=True)
-    table.add_column("patched")
-    for row in line.rows:
-        bits = values.get(_key(row, BITS_PER_BYTE))
-        change = values.get(_key(row, DIFFERENCE))
-        name = "student" if row is line.student else "teacher" if row is line.teacher else ""
-        table.add_row(
-            str(row.patch),
-            str(row.num_layers),
-            *[show_count_briefly(row.parameters), _bytes(row.bytes)][: len(sizes)],
-            f"{row.value:.2f}{_error(row)}",
-            "-" if bits is None else f"{bits.value:.3f}",
-            _change(change),
-            *(_same_member(baseline, row) for baseline in baselines),
-            name or _ranges(row.member),
+def _text_tables(perplexity: Chart, bits: Chart) -> list[Table]:
+    """One table for each line of the family, the baselines along the same order beside it."""
+    families = [line for line in perplexity.lines if line.kind == "family"]
+    bits_of = {(line.index, p.model): p.value for line in bits.lines for p in line.points}
+    tables = []
+    for line in families or perplexity.lines:
+        same = [other for other in perplexity.lines if other.key[2:] == line.key[2:]]
+        baselines = [other for other in same if other.kind == "baseline" and other is not line]
+        # Two baselines and the bytes do not fit into 80 columns together.
+        sizes = ["params", "bytes"] if len(baselines) < 2 else ["params"]
+        table = plain_table(
+            f"{series_name(line.key.series)} on {perplexity.task}{_patched(line)}",
+            *("patch", "layers", *sizes, "perplexity", "bits/byte", "change "),
+            *(baseline.key.series for baseline in baselines),
+            caption=_CAPTION,
         )
-    return table
+        table.add_column("patched")
+        for point in line.points:
+            found = bits_of.get((line.index, point.model))
+            table.add_row(
+                str(point.patch),
+                str(point.layers),
+                *[show_count_briefly(point.parameters), _bytes(point.bytes or 0)][: len(sizes)],
+                _two_digits(point.value, point.stderr),
+                "-" if found is None else f"{found:.3f}",
+                _change(point),
+                *(_same_member(baseline, point) for baseline in baselines),
+                point.name or _ranges(point.member or ()),
+            )
+        tables.append(table)
+    return tables
 
 
-def _key(row: Row, metric: str) -> tuple[object, ...]:
-    return row.model_copy(update={"metric": metric}).key
+def _patched(line: Line) -> str:
+    return f", patched {line.key.order}" if line.key.order else ""
 
 
-def _same_member(line: Curve, row: Row) -> str:
-    values = (f"{other.value:.2f}" for other in line.rows if other.member == row.member)
+def _same_member(line: Line, point: Point) -> str:
+    values = (f"{other.value:.2f}" for other in line.points if other.member == point.member)
     return next(values, "-")
 
 
-def _change(row: Row | None) -> str:
-    if row is None:
+def _change(point: Point) -> str:
+    if point.change is None:
         return "- "
-    noise = is_noise(row.value, row.stderr)
-    return f"{row.value:+.2f}{_error(row)}{'~' if noise else ' '}"
+    value, stderr = point.change
+    return f"{'+' * (value >= 0)}{_two_digits(value, stderr)}{'~' if point.is_noise else ' '}"
 
 
-def _error(row: Row) -> str:
-    return "" if row.stderr is None else f" ± {row.stderr:.2f}"
+def _two_digits(value: float, stderr: float | None) -> str:
+    return f"{value:.2f}" + ("" if stderr is None else f" ± {stderr:.2f}")
 
 
 def _bytes(count: int) -> str:
-    value, power, units = float(count), 0, (" B", " KiB", " MiB", " GiB")
-    while value >= 1024 and power < len(units) - 1:
-        value, power = value / 1024, power + 1
-    digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{digits}f}{units[power]}"
+    """Bytes with three significant digits."""
+    divisor, unit = bytes_unit(count)
+    value = count / divisor
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {unit}"
 
 
 def _ranges(layers: Sequence[int]) -> str:
@@ -165,65 +134,27 @@ def _ranges(layers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _task_tables(rows: Sequence[Row]) -> list[Table]:
-    """Every metric of every task, four to a table, for each series and order.
-
-    A value whose change from the size before is less than 1.96 paired standard errors is marked
-    `~`: the change may well be noise.
-
-    Args:
-        rows: Rows that hold, one for all seeds.
-
-    Returns:
-        Tables for `rich.console.Console.print`.
-    """
-    lines: dict[tuple[str, str | None, str], list[Row]] = {}
-    for row in rows:
-        lines.setdefault((row.series, row.order, row.teacher), []).append(row)
-    return [
-        _task_table(line, measures[start : start + _MEASURES])
-        for line in lines.values()
-        for measures in [_measures(line)]
-        for start in range(0, len(measures), _MEASURES)
-    ]
+def _task_tables(line: Line, measures: Sequence[tuple[str, str]]) -> list[Table]:
+    """The metrics of one line, four to a table."""
+    charts, tables = measured([line], measures), []
+    while charts:
+        some, charts = charts[:_MEASURES], charts[_MEASURES:]
+        heads = (f"{chart.task}\n{chart.metric} " for chart in some)
+        title = f"{line.key.series}{_patched(line)}"
+        table = plain_table(title, "patch", "layers", *heads, caption=_CAPTION)
+        for _, points in models(some):
+            first = next(point for point in points if point is not None)
+            table.add_row(str(first.patch), str(first.layers), *map(_value, points))
+        tables.append(table)
+    return tables
 
 
-def _measures(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    found = dict.fromkeys(row.measure for row in rows)
-    return [measure for measure in found if not is_difference(measure[1])]
-
-
-def _task_table(rows: Sequence[Row], measures: Sequence[tuple[str, str]]) -> Table:
-    first = rows[0]
-    table = plain_table(
-        Text(first.series + (f", patched {first.order}" if first.order else "")),
-        _CAPTION,
-    )
-    for heading in ("patch", "layers"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for task, metric in measures:
-        table.add_column(Text(f"{task}\n{metric} "), justify="right", overflow="fold")
-    values = {(row.member, *row.measure): row for row in rows}
-    members = {row.member: row for row in sorted(rows, key=lambda r: (r.num_layers, r.parameters))}
-    for member, row in members.items():
-        cells = [
-            _cell(
-                values.get((member, task, metric)),
-                values.get((member, task, difference_of(metric))),
-            )
-            for task, metric in measures
-        ]
-        table.add_row(str(row.patch), str(row.num_layers), *cells)
-    return table
-
-
-def _cell(row: Row | None, change: Row | None) -> str:
-    if row is None:
+def _value(point: Point | None) -> str:
+    if point is None:
         return "- "
-    error = "" if row.stderr is None else f" ± {row.stderr:.2g}"
-    value = f"{row.value:.3f}" if abs(row.value) < 10 else f"{row.value:.4g}"
-    noise = change is not None and is_noise(change.value, change.stderr)
-    return f"{value}{error}{'~' if noise else ' '}"
+    error = "" if point.stderr is None else f" ± {point.stderr:.2g}"
+    value = f"{point.value:.3f}" if abs(point.value) < 10 else f"{point.value:.4g}"
+    return f"{value}{error}{'~' if point.is_noise else ' '}"
 
 
 def model_table(rows: Sequence[Row]) -> Table:
@@ -233,10 +164,9 @@ def model_table(rows: Sequence[Row]) -> Table:
         rows: Rows of models that stand alone; of a metric measured twice the last value is shown.
     """
     measures = list(dict.fromkeys(row.measure for row in rows))
-    table = plain_table()
-    table.add_column("method")
-    for heading in ("layers", "params", "bytes", *(f"{m} {t}" for t, m in measures)):
-        table.add_column(Text(heading), justify="right")
+    headings = (f"{metric} {task}" for task, metric in measures)
+    table = plain_table(None, "method", "layers", "params", "bytes", *headings)
+    table.columns[0].justify = "left"
     models: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         models.setdefault(row.student, {})[row.measure] = row

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..checkpoint.output import check_apart, check_writable, write_text
 from ..errors import OutputError, ResultsError
 from .external import External, read_external
+from .figure import save_chart
 from .page import GENERATOR, Report, page
 from .sources import read_sets
 
@@ -23,7 +24,7 @@ def write_report(
     figures: str | Path | None = None,
     title: str | None = None,
 ) -> Path:
-    """Write a page about one or several sets of results.
+    """The path of a page about one or several sets of results, which it writes.
 
     Args:
         results: Directories that `boomerang evaluate` wrote, or their `results.jsonl`.
@@ -31,9 +32,6 @@ def write_report(
         external: CSV files of other models' measurements, as `read_external` reads them.
         figures: A directory for every figure as PNG and SVG; by default none.
         title: The page's heading; by default after the teacher.
-
-    Returns:
-        `out`.
 
     Raises:
         ResultsError: Results or measurements cannot be read, or are not what they should be.
@@ -46,7 +44,11 @@ def write_report(
     for family in filter(None, (each.provenance for each in sets)):
         for target in (out, Path(figures or out)):
             check_apart(target, family.teacher.id, family.student.id)
-    report = Report.of(sets, _read_external(external), title)
+    others: dict[str, Sequence[External]] = {}
+    for path in external:
+        name = Path(path).stem
+        others[str(path) if name in others else name] = read_external(path)
+    report = Report.of(sets, others, title)
     text = page(report)
     if figures is not None:
         check_writable(Path(figures))
@@ -55,20 +57,9 @@ def write_report(
     except UnicodeEncodeError as error:
         raise ResultsError(f"a name is not Unicode text ({error.reason})") from None
     if figures is not None:
-        # matplotlib takes a second to import.
-        from .figure import save_chart
-
         for name, chart in zip(_names(report), report.charts, strict=True):
             save_chart(chart, Path(figures) / name)
     return out
-
-
-def _read_external(paths: Iterable[str | Path]) -> dict[str, Sequence[External]]:
-    found: dict[str, Sequence[External]] = {}
-    for path in paths:
-        name = Path(path).stem
-        found[str(path) if name in found else name] = read_external(path)
-    return found
 
 
 def _check_replaceable(out: Path) -> None:
@@ -82,9 +73,8 @@ def _check_replaceable(out: Path) -> None:
     except OSError as error:
         raise OutputError(f"cannot be read ({error.strerror})", where=out) from None
     if f'content="{GENERATOR} '.encode() not in beginning:
-        raise OutputError(
-            "is there already and is no report", where=out, fix="name another file or remove it"
-        )
+        fix = "name another file or remove it"
+        raise OutputError("is there already and is no report", where=out, fix=fix)
 
 
 def _names(report: Report) -> list[str]:

@@ -16,7 +16,7 @@ from ..checkpoint.lock import locked
 from ..checkpoint.output import check_apart, write_text
 from ..errors import StudyError
 from ..evaluate.results import BITS_PER_BYTE, FAMILY, PERPLEXITY, Row
-from ..report.metrics import show_value
+from ..report.words import show_value
 from ..units import show_count
 from .config import EMBEDDED, Study
 from .facts import check_measurable, find_facts, write_embedded_texts
