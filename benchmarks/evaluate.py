@@ -52,7 +52,7 @@ from boomerang import Family, LayerMap, Member, build
 from boomerang.checkpoint.student_config import write_student_config
 from boomerang.evaluate.measure import measure
 from boomerang.evaluate.options import Measure
-from boomerang.evaluate.tasks.quiet import quiet
+from boomerang.evaluate.tasks import quiet
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST
 from boomerang.student import cut
 

@@ -94,7 +94,7 @@ def test_windows_are_scored_with_their_own_context_only() -> None:
 def test_a_window_is_never_larger_than_the_model() -> None:
     assert fit_window(tiny_models.tiny_config("gpt2"), 2048) == 64
     assert fit_window(tiny_models.tiny_config("llama"), 48) == 48
-    assert fit_window(PretrainedConfig(), 2048) == 2048
+    assert fit_window(PretrainedConfig(num_hidden_layers=2), 2048) == 2048
 
 
 def test_a_real_model_predicts_the_text_it_was_trained_for(

@@ -15,7 +15,6 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from boomerang import LayerMap, init_student
-from boomerang.errors import OutputError
 from boomerang.evaluate import evaluate
 from boomerang.evaluate.parallel import Ranks, own_device
 from boomerang.evaluate.results import Row, read_results
@@ -95,11 +94,3 @@ def test_each_process_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> Non
     assert own_device("cuda:3") == "cuda:3"
     assert own_device("cpu") == "cpu"
     assert own_device(None) is None
-
-
-def test_alone_an_error_is_just_raised() -> None:
-    def refuse() -> None:
-        raise OutputError("is a file")
-
-    with pytest.raises(OutputError):
-        Ranks().in_turn(refuse)

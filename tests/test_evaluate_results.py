@@ -122,7 +122,7 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
 def test_lines_that_are_no_rows_and_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text("[1, 2]\n")
-    with pytest.raises(ResultsError, match="line 1: is no JSON object"):
+    with pytest.raises(ResultsError, match="line 1: is not a JSON object"):
         read_results(path)
     with pytest.raises(ResultsError, match="cannot be read"):
         read_results(tmp_path / "gone.jsonl")

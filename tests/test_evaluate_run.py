@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -223,10 +222,11 @@ def test_a_student_that_comes_back_is_the_current_one(
     assert {each.member for each in recorded.built} == set(BY_DEPTH.values())
 
 
-def test_weights_that_are_broken_are_named_by_member(
+def test_logits_that_overflow_are_named_by_member(
     tmp_path: Path, stories: Path, student: Path, text: Path
 ) -> None:
-    _change_weight(student, math.nan)
+    # Its weights are finite, and its logits are not.
+    _change_weight(student, 7e37)
     with pytest.raises(ResultsError, match=r"^member \[\]: .* not finite"):
         evaluate(stories, student, tmp_path / "out", texts=[text], **SETTINGS)
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from boomerang.errors import ResultsError
 from boomerang.evaluate.perplexity import Scores
 from boomerang.evaluate.statistics import paired_difference, ratio
 
@@ -77,6 +78,11 @@ def test_one_item_has_no_standard_error() -> None:
     one = ratio(np.array([3.0]), np.array([2.0]))
     assert one.stderr is None
     assert paired_difference(one, one) == (0.0, None)
+
+
+def test_a_perplexity_beyond_all_numbers_is_refused() -> None:
+    with pytest.raises(ResultsError, match="800 nats has no finite perplexity"):
+        _ = Scores(np.array([800.0, 800.0]), np.ones(2), num_bytes=2).perplexity
 
 
 def test_different_items_cannot_be_paired() -> None:

@@ -105,9 +105,9 @@ def test_baselines_write_nothing(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema_version": 7}, "has schema version 7, not 1"),
-        ({"teacher": "somewhere"}, 'field "teacher" is missing or broken'),
-        ({"context": 0}, 'field "context" is missing or broken'),
-        ({"kept_layers": []}, 'field "kept_layers" is missing or broken'),
+        ({"teacher": "somewhere"}, 'field "teacher" is .somewhere.'),
+        ({"context": 0}, 'field "context" is 0: .*greater'),
+        ({"kept_layers": []}, 'field "kept_layers" is .*at least 1 item'),
         ({"built": [{"member": [], "parameters": 1}]}, 'field "built.0.bytes" is missing'),
     ],
 )

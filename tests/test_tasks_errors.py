@@ -14,8 +14,8 @@ from boomerang import LayerMap, init_student
 from boomerang.cli import app
 from boomerang.errors import DataError
 from boomerang.evaluate import evaluate, options
-from boomerang.evaluate.tasks import load
-from boomerang.evaluate.tasks.suite import AVERAGES, Average, expand
+from boomerang.evaluate import tasks as loading
+from boomerang.evaluate.tasks import AVERAGES, Average, expand
 from task_files import KINDS, write_tasks
 
 
@@ -50,11 +50,10 @@ def student(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ({"tasks": "sentence"}, r"sentence: there is no such task; is it sentences"),
         ({"tasks": ","}, "no task is named"),
-        ({"tasks": "choices", "include_path": "nowhere"}, "nowhere: is no directory"),
-        ({"tasks": "choices", "limit": 0}, "0 is no number of documents"),
-        ({"tasks": "choices", "limit": 2.5}, "2.5 is no number of documents"),
-        ({"tasks": "choices", "limit": float("inf")}, "inf is no number of documents"),
-        ({"tasks": "choices", "num_fewshot": -1}, "-1 is no number of examples"),
+        ({"tasks": "choices", "include_path": "nowhere"}, "nowhere: is not a directory"),
+        ({"tasks": "choices", "limit": 0}, "limit: input should be greater than 0, not 0"),
+        ({"tasks": "choices", "limit": float("inf")}, "choices: cannot make its requests"),
+        ({"tasks": "choices", "num_fewshot": -1}, "num_fewshot: .* equal to 0, not -1"),
         ({"tasks": "choices", "num_fewshot": 60}, "choices: cannot make its requests"),
         ({"tasks": "choices", "apply_chat_template": True}, "has no chat template"),
         (
@@ -67,14 +66,14 @@ def student(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             {"tasks": "generating", "gen_kwargs": "max_gen_toks=0"},
-            "generating: generates up to 0 tokens; let max_gen_toks be at least 1",
+            "generating: generates up to 0 tokens; the model has 512 .* max_gen_toks=N",
         ),
-        ({"tasks": "nodata"}, r"nodata: cannot be loaded .*; without a network"),
+        ({"tasks": "nodata"}, r"nodata: cannot be loaded \(.*no-owner/no-data"),
         ({"tasks": "unsafe"}, "unsafe: runs code that models write"),
         ({"tasks": "broken"}, r"broken: cannot be loaded \(SyntaxError"),
-        ({"tasks": "needy"}, r"needy: needs no_such_module; pip install .*\[tasks\]"),
+        ({"tasks": "needy"}, r"needy: cannot be loaded \(.*no_such_module"),
         ({"tasks": "long"}, "long: generates up to 600 tokens"),
-        ({"tasks": "both,choices"}, "tasks: Duplicate task 'choices'"),
+        ({"tasks": "both,choices"}, "tasks: .*Duplicate task 'choices'"),
         ({}, "there is nothing to measure on"),
     ],
 )
@@ -88,9 +87,9 @@ def test_a_mistake_is_told_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Listing the harness's own tasks takes long, and adds nothing here.
-    whole = load.TaskManager
+    whole = loading.TaskManager
     monkeypatch.setattr(
-        load, "TaskManager", lambda **given: whole(**{**given, "include_defaults": False})
+        loading, "TaskManager", lambda **given: whole(**{**given, "include_defaults": False})
     )
     out = tmp_path / "out"
     with pytest.raises(DataError, match=message) as caught:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.directory import read_config
 from ..checkpoint.loading import load_model, load_tokenizer
+from ..checkpoint.lock import locked
 from ..checkpoint.pairing import Pairing, pair_up
 from ..checkpoint.resolve import resolve
 from ..errors import LayerMapError
 from ..evaluate.measure import measure
 from ..evaluate.options import Measure
+from ..evaluate.parallel import is_first
+from ..evaluate.perplexity import Reference
 from ..evaluate.results import Row
-from ..evaluate.task import Reference
 from ..family import Family
 from ..hashing import content_hash
 from ..layers import LayerMap, Member, Order
@@ -188,8 +190,9 @@ class Bench:
             BoomerangError: As in `boomerang.evaluate`.
         """
         rows: list[Row] = []
-        for each in models:
-            rows += self._measure(each.build(), each, out, settings)
+        with locked(Path(out), when=is_first()):
+            for each in models:
+                rows += self._measure(each.build(), each, out, settings)
         return rows
 
     def check(self, out: str | Path, **settings: Any) -> None:
@@ -202,7 +205,8 @@ class Bench:
         Raises:
             BoomerangError: As in `boomerang.evaluate`.
         """
-        self._measure(self.model, None, out, settings)
+        with locked(Path(out), when=is_first()):
+            self._measure(self.model, None, out, settings)
 
     def _measure(
         self,

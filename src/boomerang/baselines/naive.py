@@ -14,10 +14,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..checkpoint.loading import load_model, load_tokenizer
+from ..checkpoint.lock import locked
 from ..checkpoint.resolve import resolve
 from ..evaluate.measure import measure
 from ..evaluate.options import Measure
-from ..evaluate.parallel import own_device
+from ..evaluate.parallel import is_first, own_device
 from ..evaluate.results import Row
 from ..family import Family
 from ..hashing import content_hash
@@ -80,18 +81,19 @@ def evaluate_naive(
     trust = bool(loading.get("trust_remote_code", False))
     teacher = resolve(teacher, trust_remote_code=trust)
     teacher_hash = content_hash(teacher)
-    model = load_model(teacher, **loading | {"device": own_device(loading.get("device"))})
-    return measure(
-        naive_family(model, layers),
-        out,
-        what,
-        tokenizer=load_tokenizer(teacher, trust_remote_code=trust),
-        teacher_hash=teacher_hash,
-        student_hash=cut_hash(teacher_hash, layers),
-        series=SERIES,
-        members=members,
-        order=order,
-    )
+    with locked(Path(out), when=is_first()):
+        model = load_model(teacher, **loading | {"device": own_device(loading.get("device"))})
+        return measure(
+            naive_family(model, layers),
+            out,
+            what,
+            tokenizer=load_tokenizer(teacher, trust_remote_code=trust),
+            teacher_hash=teacher_hash,
+            student_hash=cut_hash(teacher_hash, layers),
+            series=SERIES,
+            members=members,
+            order=order,
+        )
 
 
 def cut_hash(teacher_hash: str, layers: LayerMap) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResultsError
-from ..evaluate.jsonl import append_lines, read_lines
+from ..evaluate.results import append_lines, read_lines
 
 CACHE_FILE = "baselines.jsonl"
 

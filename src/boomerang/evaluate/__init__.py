@@ -35,29 +35,14 @@ def evaluate(
 ) -> list[Row]:
     """Measure the members of a family on text, and on tasks of lm-evaluation-harness.
 
-    All members are measured together: layers that several share run once. Only tasks that let
-    members generate text run member by member.
+    Layers that members share run once for all of them; only generation runs member by member.
+    Under `torchrun` the processes share the work, and the first one writes and returns the rows.
 
-    Writes into `out`, as they come:
-
-    - `results.jsonl`: for each member a row of each metric. For text: `perplexity` and
-      `bits_per_byte`, with standard errors over windows. For a task or group of tasks: the
-      harness's metrics and standard errors, a filter other than `none` after a comma. Where
-      items can be paired, `..._difference` is a metric minus that of the member one size below,
-      if that is measured, with a paired standard error;
-    - `scores.jsonl`: the members' answers by item, a part of them at a time;
-    - `outcomes.jsonl`: what the harness made of them;
-    - `samples/`, with `log_samples`: the harness's samples by series, member and task;
-    - `evaluation.json`: the settings, those of a task with its first answers;
-    - `family.json`: which family it is, and what its members need to run, for the report.
-
-    An `out` of the same teacher, kept layers and dtype is continued: a member is not asked again
-    what it has answered while the content hash of its student is the same. New texts and tasks may
-    be added; a name that is there already must mean the same: the same documents, prompts, metrics
-    and settings.
-
-    Under `torchrun` the processes share the work, each with its own device; the first one writes
-    and returns the rows. `out` must be a directory that all of them see.
+    Writes `results.jsonl` into `out`, with `scores.jsonl` (answers by item), `outcomes.jsonl` (what
+    the harness made of them), `evaluation.json` (the settings), `family.json` (what the report
+    needs), and `samples/` if asked for. An `out` of the same teacher, kept layers and dtype is
+    continued: a member is not asked again for answers that `out` has. Tasks and texts may be added;
+    a name that is there must keep its documents, prompts, metrics and settings.
 
     Args:
         teacher: A directory or a hub id, with or without `@revision`.
@@ -71,15 +56,15 @@ def evaluate(
         series: The name of the series in the rows: `family`, or that of a baseline.
         keep: The teacher layers that the student keeps, where it has no `student_config.json`.
         **options: What to measure on: the fields of `boomerang.evaluate.options.Measure`, such as
-            `texts=[...]`, `tasks="arc_easy"`, `window`, `stride`, `batch_size`, `limit`. All others
-            are for `from_pretrained`, such as `attn_implementation` or `device_map`.
+            `texts=[...]`, `tasks="arc_easy"`, `window`, `batch_size`, `limit`. All others are for
+            `from_pretrained`, such as `attn_implementation` or `device_map`.
 
     Returns:
         The rows of the members asked for, finished before or now.
 
     Raises:
         CheckpointError: A model cannot be loaded.
-        LayerMapError: No such member.
+        LayerMapError: A member does not exist.
         DataError: A text or task cannot be used, an option is out of range, or there is nothing to
             measure on.
         OutputError: `out` holds an evaluation with other settings or a model that is read, another

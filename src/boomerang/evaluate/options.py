@@ -12,19 +12,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from ..errors import DataError
 
-INSTALL = 'pip install "boomerang-distillation[tasks]"'
+_INSTALL = 'pip install "boomerang-distillation[tasks]"'
 
 
-def _text(description: str) -> Any:
-    return field(default=None, metadata={"help": description})
-
-
-def _flag(description: str) -> Any:
-    return field(default=False, metadata={"help": description})
+def _option(description: str, default: bool | None = None) -> Any:
+    return field(default=default, metadata={"help": description})
 
 
 @dataclass(frozen=True)
@@ -32,37 +28,41 @@ class Measure:
     """What every member or model is measured on, and how.
 
     Options of tasks have the names and meanings that lm-evaluation-harness gives them. The class is
-    no pydantic model because `boomerang --help` must not wait for pydantic; pydantic checks it.
+    not a pydantic model because `boomerang --help` must not import pydantic; pydantic checks it.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    texts: tuple[str, ...] | None = _text(
+    texts: tuple[str, ...] | None = _option(
         "UTF-8 text to measure on; may be repeated. All files together are one task, named by its "
         "file if there is just one and `text` otherwise."
     )
-    tasks: str | None = _text(
+    tasks: str | None = _option(
         "Tasks, groups, tags, patterns or YAML files, separated by commas; paper is the paper's "
         "suite."
     )
-    window: Annotated[int | None, Ge(1)] = _text(
+    window: Annotated[int | None, Ge(1)] = _option(
         "The most positions a model sees at once (default 2048)."
     )
-    stride: Annotated[int | None, Ge(1)] = _text(
+    stride: Annotated[int | None, Ge(1)] = _option(
         "Tokens scored per window (default half the window)."
     )
-    batch_size: Annotated[int | None, Ge(1)] = _text(
+    batch_size: Annotated[int | None, Ge(1)] = _option(
         "Sequences at a time (default: a reasonable number of tokens)."
     )
-    include_path: str | None = _text("A directory with task files of your own.")
-    limit: float | None = _text("Documents of each task, or a share of them below 1.")
-    num_fewshot: int | None = _text("Examples before each question; a task that says 0 keeps 0.")
-    apply_chat_template: bool = _flag("Put prompts into the tokenizer's chat template.")
-    system_instruction: str | None = _text("Said before each prompt.")
-    gen_kwargs: str | dict[str, Any] | None = _text(  # noqa: RUF009
+    include_path: str | None = _option("A directory with task files of your own.")
+    limit: Annotated[float | None, Gt(0)] = _option(
+        "Documents of each task, or a share of them below 1."
+    )
+    num_fewshot: Annotated[int | None, Ge(0)] = _option(
+        "Examples before each question; a task that says 0 keeps 0."
+    )
+    apply_chat_template: bool = _option("Put prompts into the tokenizer's chat template.", False)
+    system_instruction: str | None = _option("Said before each prompt.")
+    gen_kwargs: str | dict[str, Any] | None = _option(  # noqa: RUF009
         "Options of generation, as max_gen_toks=64,temperature=0."
     )
-    log_samples: bool = _flag("Write what each member answered, under OUT/samples.")
+    log_samples: bool = _option("Write what each member answered, under OUT/samples.", False)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ class Measure:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Measure:
-        """The options, checked as far as they can be before anything is loaded.
+        """The options, checked as far as possible before anything is loaded.
 
         Texts and tasks may be any iterables here, and paths any path-like objects.
 
@@ -110,19 +110,10 @@ class Measure:
         if self.tasks is None:
             return
         if importlib.util.find_spec("lm_eval") is None:
-            raise DataError("tasks need lm-evaluation-harness", fix=INSTALL)
+            raise DataError("tasks need lm-evaluation-harness", fix=_INSTALL)
         if not self.task_names:
             raise DataError("no task is named", where="tasks", fix="name tasks as arc_easy,mmlu")
         if self.include_path is not None and not Path(self.include_path).is_dir():
             raise DataError(
-                "is no directory", where=self.include_path, fix="give one with task files"
+                "is not a directory", where=self.include_path, fix="give one with task files"
             )
-        limit, fewshot = self.limit, self.num_fewshot
-        if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit.is_integer())):
-            raise DataError(
-                f"{limit:g} is no number of documents",
-                where="limit",
-                fix="give a count, or a share < 1",
-            )
-        if fewshot is not None and fewshot < 0:
-            raise DataError(f"{fewshot} is no number of examples", where="num_fewshot")

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from ..errors import BoomerangError
-
-T = TypeVar("T")
-
 # A process that is done waits for the slowest one, however long that takes.
-_PATIENCE = timedelta(weeks=4)
+_TIMEOUT = timedelta(weeks=4)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is.
-
-    Attributes:
-        rank: From 0; the first one writes results.
-        world: The number of processes.
-        group: The group they talk in, over gloo.
-    """
+    """This process among those that share an evaluation; rank 0 writes the results."""
 
     rank: int = 0
     world: int = 1
-    group: Any = None
+    group: Any = None  # over gloo; None for torch's default group
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes results."""
+        """Whether this is the process that writes the results."""
         return self.rank == 0
 
     def share(self, items: Sequence[int], documents: Sequence[int]) -> tuple[int, ...]:
-        """This process's part of some items, those of a document together."""
+        """This process's part of some items; items of one document stay together."""
         return tuple(item for item in items if documents[item] % self.world == self.rank)
 
     def wait(self) -> None:
@@ -48,38 +38,16 @@ class Ranks:
         if self.world > 1:
             dist.barrier(group=self.group)
 
-    def in_turn(self, make: Callable[[], T]) -> T:
-        """Do something in the first process and then in the others; all have done it on return.
-
-        Raises:
-            BoomerangError: What the first process raised, in all of them.
-        """
-        if self.world == 1:
-            return make()
-        made: T | None = None
-        problem: list[BoomerangError | None] = [None]
-        if self.first:
-            try:
-                made = make()
-            except BoomerangError as error:
-                problem = [error]
-        dist.broadcast_object_list(problem, src=0, group=self.group)
-        if problem[0] is not None:
-            raise problem[0]
-        result = make() if made is None else made
-        self.wait()
-        return result
-
 
 @contextmanager
 def all_ranks() -> Iterator[Ranks]:
-    """The processes of this run; alone without `torchrun`."""
+    """The processes of this run; just one without `torchrun`."""
     if dist.is_initialized():
         world = dist.get_world_size()
-        group = dist.new_group(backend="gloo", timeout=_PATIENCE) if world > 1 else None
+        group = dist.new_group(backend="gloo", timeout=_TIMEOUT) if world > 1 else None
         yield Ranks(dist.get_rank(), world, group)
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
         try:
             yield Ranks(dist.get_rank(), dist.get_world_size())
         finally:
@@ -94,7 +62,7 @@ def is_first() -> bool:
 
 
 def own_device(device: torch.device | str | None) -> torch.device | str | None:
-    """The device of this process where a kind of device is named: that of its local rank."""
+    """A kind of device with this process's local rank as index; anything else unchanged."""
     rank = os.environ.get("LOCAL_RANK")
     if device is None or rank is None:
         return device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +14,12 @@ from ..models.modules import max_positions
 from ..text.documents import read_documents
 from ..text.windows import Text, default_stride, prepare
 from .options import Measure
-from .results import BITS_PER_BYTE, DIFFERENCE, PERPLEXITY, Row
-from .statistics import Estimate, Floats, exponential, paired_difference, ratio, scaled
-from .task import MeasuredMember, Reference, TaskItems
+from .results import BITS_PER_BYTE, DIFFERENCE, PERPLEXITY, Value
+from .statistics import Estimate, Floats, paired_difference, ratio
+from .store import Store, TaskItems
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-    from .store import Store
 
 DEFAULT_WINDOW = 2048
 """Positions a model sees at once by default: the sequence length of the paper."""
@@ -30,17 +27,11 @@ DEFAULT_WINDOW = 2048
 
 @dataclass(frozen=True)
 class Scores:
-    """How well one model predicts a text; the items are the windows.
+    """How well one model predicts a text; the items are the windows."""
 
-    Attributes:
-        nll: Shape (windows,), float64: negative log-likelihood of each window's targets, in nats.
-        tokens: Shape (windows,), float64: how many targets each window has.
-        num_bytes: UTF-8 bytes of the text.
-    """
-
-    nll: Floats
-    tokens: Floats
-    num_bytes: int
+    nll: Floats  # (windows,): negative log-likelihood of each window's targets, in nats
+    tokens: Floats  # (windows,): the number of targets of each window
+    num_bytes: int  # UTF-8 bytes of the text
 
     @classmethod
     def of(cls, text: Text, nll: Floats) -> Scores:
@@ -56,74 +47,61 @@ class Scores:
     @property
     def perplexity(self) -> Estimate:
         """exp(total negative log-likelihood / tokens)."""
-        return exponential(self.nats_per_token)
+        return self.nats_per_token.exp()
 
     @property
     def bits_per_byte(self) -> Estimate:
         """Total negative log-likelihood in bits / bytes: comparable across tokenizers.
 
-        The bytes per token are a property of the text, the same for every model, and are taken as
-        exact in the standard error.
+        Its standard error takes tokens per byte, a property of the text, as exact.
         """
         tokens_per_byte = float(self.tokens.sum()) / self.num_bytes
-        return scaled(self.nats_per_token, tokens_per_byte / math.log(2))
+        return self.nats_per_token.scaled(tokens_per_byte / math.log(2))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The family that another model is compared with.
+
+    Text is cut into windows for its teacher's positions and tokenizer. A model with another
+    tokenizer or fewer positions gets windows of its own, and then only bits per byte can be
+    compared.
+    """
+
+    kept: tuple[int, ...]  # the family's kept layers, by which its results are recognised
+    config: PretrainedConfig  # the teacher's
+    tokenizer: PreTrainedTokenizerBase  # the teacher's
 
 
 def fit_window(config: PretrainedConfig, window: int = DEFAULT_WINDOW) -> int:
-    """The window asked for, or what the model has positions for where that is less.
-
-    Args:
-        config: The model's config; one without a limit takes any window.
-        window: The positions asked for.
-    """
+    """The window asked for, or the model's positions if these are fewer."""
     limit = max_positions(config)
     return window if limit is None else min(window, limit)
 
 
 @dataclass(frozen=True)
 class TextTask:
-    """Text to measure on.
+    """Text to measure on."""
 
-    Attributes:
-        items: The windows as token requests.
-        text: The windows.
-        in_own_tokens: Whether the windows are those of another model than the family's, with other
-            tokens or fewer positions: then only bits per byte can be compared.
-    """
-
-    items: TaskItems
+    items: TaskItems  # the windows as token requests
     text: Text
-    in_own_tokens: bool = False
+    in_own_tokens: bool  # the windows differ from the family's: only bits per byte are comparable
 
-    @property
-    def max_length(self) -> int:
-        """The most tokens a model is fed."""
-        return max(len(window.inputs) for window in self.text.windows)
-
-    def generate(
-        self, member: Member, items: Sequence[int], advance: Callable[[int], None]
-    ) -> list[str]:
-        """Never called: text has no prompts."""
-        raise NotImplementedError
-
-    def rows(self, store: Store, member: MeasuredMember, smaller: Member | None) -> list[Row]:
+    def values(self, store: Store, member: Member, smaller: Member | None) -> list[Value]:
         """Perplexity, bits per byte, and the difference to the member one size below."""
-        scores = self._scores(store, member, member.member)
+        scores = self._scores(store, member)
         assert scores is not None
         bits, perplexity = scores.bits_per_byte, scores.perplexity
-        values = [(BITS_PER_BYTE, bits.value, bits.stderr)]
+        found = [(BITS_PER_BYTE, bits.value, bits.stderr)]
         if not self.in_own_tokens:
-            values.insert(0, (PERPLEXITY, perplexity.value, perplexity.stderr))
-            other = smaller and self._scores(store, member, smaller)
+            found.insert(0, (PERPLEXITY, perplexity.value, perplexity.stderr))
+            other = smaller and self._scores(store, smaller)
             if other:
-                values.append((DIFFERENCE, *paired_difference(perplexity, other.perplexity)))
-        return [
-            member.row(self.items.task, metric, value, stderr, items=len(scores.nll))
-            for metric, value, stderr in values
-        ]
+                found.append((DIFFERENCE, *paired_difference(perplexity, other.perplexity)))
+        return [Value(self.items.task, *each, items=len(scores.nll)) for each in found]
 
-    def _scores(self, store: Store, measured: MeasuredMember, member: Member) -> Scores | None:
-        answers = store.answers(measured.student, member, self.items)
+    def _scores(self, store: Store, member: Member) -> Scores | None:
+        answers = store.answers(member, self.items)
         if answers is None:
             return None
         return Scores.of(self.text, -np.array([float(answer[0]) for answer in answers]))
@@ -135,15 +113,15 @@ def text_task(
     tokenizer: PreTrainedTokenizerBase,
     reference: Reference | None,
 ) -> TextTask:
-    """The task of scoring text, in the windows of the family.
+    """The task of scoring the texts of `what`.
 
     Args:
         config: The model's, or that of the family's teacher.
-        what: Names the files.
+        what: Names the texts, the window and the stride.
         tokenizer: The model's.
         reference: The family, where the model is not a member of it.
     """
-    common = Reference((), config, tokenizer) if reference is None else reference
+    common = reference or Reference((), config, tokenizer)
     window = fit_window(common.config, what.window or DEFAULT_WINDOW)
     stride = what.stride or default_stride(window)
     paths = [Path(path) for path in what.texts or ()]
@@ -158,5 +136,6 @@ def text_task(
         settings={"text": text.hash, "window": window, "stride": stride},
         requests=[each.request for each in own.windows],
         documents=range(len(own.windows)),
+        max_length=max(len(each.inputs) for each in own.windows),
     )
     return TextTask(items, own, in_own_tokens=own.hash != text.hash)

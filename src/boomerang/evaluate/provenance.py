@@ -1,7 +1,7 @@
 """`family.json`: which family a directory of results is of, and what its members need to run.
 
-Rows name teacher and student by hashes alone. Whoever chooses a member by its measurements also has
-to know where the two are, and how much memory a member takes for a text of some length.
+Rows name teacher and student only by hash. The report also shows where the two are, and how much
+memory a member needs for a text of some length.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ..checkpoint.identity import Identity
-from ..checkpoint.jsonfile import read_bounded, read_json_object
+from ..checkpoint.jsonfile import read_bounded
 from ..checkpoint.output import write_text
 from ..checkpoint.sources import FamilyOnDisk
 from ..errors import BoomerangError, CheckpointError, ResultsError
-from ..sizing import Cache as LayersCache
-from ..sizing import default_context, member_sizes
+from ..sizing import Cache, default_context, member_sizes
 from ..version import __version__
-from .results import FAMILY, Row
+from .results import FAMILY, Row, checked, read_json
 
 PROVENANCE_FILE = "family.json"
 SCHEMA_VERSION = 1
@@ -33,7 +31,7 @@ _TOOLS = ("torch", "transformers", "lm_eval")
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Source(_Model):
@@ -55,18 +53,6 @@ class Source(_Model):
         return self.id if self.revision is None else f"{self.id}@{self.revision}"
 
 
-class Cache(_Model):
-    """What layers that keep equally many tokens add to the KV cache.
-
-    Attributes:
-        window: The most tokens kept; None for all of them.
-        bytes_per_token: For these layers together.
-    """
-
-    window: int | None = Field(ge=1)
-    bytes_per_token: int = Field(ge=0)
-
-
 class Built(_Model):
     """A member as `boomerang build` writes it, in the teacher's dtype.
 
@@ -84,7 +70,7 @@ class Built(_Model):
 
 
 class Provenance(_Model):
-    """What `family.json` says.
+    """The content of `family.json`.
 
     Attributes:
         schema_version: `SCHEMA_VERSION`.
@@ -128,14 +114,14 @@ def write_provenance(
 ) -> None:
     """Write `family.json` beside the results.
 
-    Nothing is written where there is nothing to say: no rows of the family itself, or an
-    architecture whose members cannot be built on disk.
+    Without rows of the family itself, or with an architecture whose members cannot be built on
+    disk, it writes nothing.
 
     Args:
         out: The directory of the results.
         teacher: The teacher as the user named it.
         student: The student as the user named it.
-        rows: All that is current in the results.
+        rows: All rows that are current in the results.
         keep: The teacher layers that the student keeps, where it does not say so itself.
     """
     rows = [row for row in rows if row.series == FAMILY]
@@ -151,7 +137,7 @@ def write_provenance(
 
 
 def read_provenance(results: str | Path) -> Provenance | None:
-    """What a directory of results says of its family, or None where it says nothing.
+    """The `family.json` of a directory of results, or None if it has none.
 
     Args:
         results: The directory, or a file in it.
@@ -163,64 +149,45 @@ def read_provenance(results: str | Path) -> Provenance | None:
     path = (results if results.is_dir() else results.parent) / PROVENANCE_FILE
     if not path.exists():
         return None
-    try:
-        found = read_json_object(path)
-    except CheckpointError as error:
-        raise ResultsError(error.what, where=path) from None
+    found = read_json(path)
     if found.get("schema_version") != SCHEMA_VERSION:
         raise ResultsError(
             f"has schema version {found.get('schema_version')!r}, not {SCHEMA_VERSION}",
             where=path,
             fix="evaluate again with this version of boomerang",
         )
-    try:
-        # In JSON mode, where a list is what a tuple is written as.
-        return Provenance.model_validate_json(read_bounded(path, 1 << 25))
-    except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ResultsError(f'field "{field}" is missing or broken', where=path) from None
+    return checked(Provenance, found, path)
 
 
 def _provenance(family: FamilyOnDisk, rows: Sequence[Row], *, keep_given: bool) -> Provenance:
     teacher, student = family.identities()
     order = family.order
+    measured = dict.fromkeys(row.member for row in rows)
+    members = [family.layers.member(blocks=layers) for layers in measured]
     return Provenance(
         schema_version=SCHEMA_VERSION,
         name=family.name,
-        teacher=_source(teacher, rows[-1].teacher),
-        student=_source(student, rows[-1].student),
+        teacher=Source(id=teacher.id, revision=teacher.revision, hash=rows[-1].teacher),
+        student=Source(id=student.id, revision=student.revision, hash=rows[-1].student),
         num_teacher_layers=family.layers.num_layers,
         kept_layers=family.layers.kept,
         keep_given=keep_given,
         order=order if isinstance(order, str) else family.layers.order(order),
         context=default_context(family.pair.teacher.config),
         dtype=family.pair.plan(family.layers.member(patch=0)).dtype,
-        built=_built(family, list(dict.fromkeys(row.member for row in rows))),
+        built=tuple(
+            Built(
+                member=size.member.patched,
+                parameters=size.parameters,
+                bytes=size.bytes,
+                cache=size.cache,
+            )
+            for size in member_sizes(family.pair, members)
+        ),
         recipe=_recipe(family.directories[1]),
         tools=_versions(),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _source(identity: Identity, content: str) -> Source:
-    return Source(id=identity.id, revision=identity.revision, hash=content)
-
-
-def _built(family: FamilyOnDisk, patched: Sequence[tuple[int, ...]]) -> tuple[Built, ...]:
-    members = [family.layers.member(blocks=layers) for layers in patched]
-    return tuple(
-        Built(
-            member=size.member.patched,
-            parameters=size.parameters,
-            bytes=size.bytes,
-            cache=None if size.cache is None else tuple(map(_cache, size.cache)),
-        )
-        for size in member_sizes(family.pair, members)
-    )
-
-
-def _cache(part: LayersCache) -> Cache:
-    return Cache(window=part.window, bytes_per_token=part.bytes_per_token)
 
 
 def _recipe(student: Path) -> str | None:

@@ -1,10 +1,16 @@
-"""`results.jsonl`: what was measured, one row for each value of a metric."""
+"""`results.jsonl`: one row for each measured value. And files of JSON lines in general.
+
+A line is written whole. A killed run may leave a torn last line; readers skip it, and the next
+append removes it.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -15,63 +21,55 @@ from pydantic import (
     model_serializer,
 )
 
-from ..errors import ResultsError
-from .jsonl import append_lines, read_lines
+from ..checkpoint.jsonfile import read_json_object
+from ..errors import CheckpointError, ResultsError
 
 RESULTS_FILE = "results.jsonl"
 
 FAMILY = "family"
-"""The series of the family itself; every other name of a series is that of a baseline."""
+"""The series of the family itself; every other series is a baseline's."""
 
 PRETRAINED = "pretrained"
-"""The series of models that were trained elsewhere, which are no sizes of one thing."""
-
+"""The series of models trained elsewhere; they are not sizes of one model."""
 
 PERPLEXITY = "perplexity"
 BITS_PER_BYTE = "bits_per_byte"
 DIFFERENCE = "perplexity_difference"
-"""Perplexity minus that of the member one size below along the same order, where that is measured;
-its standard error is paired over the items."""
+"""Perplexity minus that of the member one size below; its standard error is paired."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Row(BaseModel):
-    """One measured value of one member.
+class Value(NamedTuple):
+    """A measured value: those fields of a `Row` that do not name the model."""
 
-    Attributes:
-        member: The patched student layers, increasing.
-        patch: k, the number of patched blocks of more than one layer.
-        order: The order the member was chosen along; None for a free set of blocks.
-        num_layers: Layers of the member.
-        parameters: Parameters of the member; a tied head is counted once.
-        bytes: Bytes these parameters take as measured.
-        task: What was measured on: a text or a task.
-        metric: What was measured: `perplexity`, `bits_per_byte`, ...
-        value: The value; finite.
-        stderr: Its standard error in the same unit, or None where there is none.
-        items: How many items (windows of text, questions) the value and its standard error rest on.
-        teacher: Content hash of the teacher.
-        student: Content hash of the student.
-        series: `family`, or the name of a baseline or of a study's variant.
-        seed: In a study, the seed of the distillation; None elsewhere, and then not written.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    member: tuple[int, ...]
-    patch: int = Field(ge=0)
-    order: str | None
-    num_layers: int = Field(ge=1, lt=1 << 63)
-    parameters: int = Field(ge=1, lt=1 << 63)
-    bytes: int = Field(ge=1, lt=1 << 63)
     task: str
     metric: str
     value: float
-    stderr: float | None = Field(ge=0)
-    items: int = Field(ge=1)
-    teacher: str
-    student: str
-    series: str
-    seed: int | None = None
+    stderr: float | None
+    items: int
+
+
+class Row(BaseModel):
+    """One measured value of one member."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    member: tuple[int, ...] = Field(strict=False)  # patched student layers, a list in JSON
+    patch: int = Field(ge=0)  # the number of patched blocks of more than one layer
+    order: str | None  # along which the member was chosen; None for a free set of blocks
+    num_layers: int = Field(ge=1, lt=1 << 63)
+    parameters: int = Field(ge=1, lt=1 << 63)  # a tied head is counted once
+    bytes: int = Field(ge=1, lt=1 << 63)  # of the parameters, in the dtype measured in
+    task: str  # or text
+    metric: str  # `perplexity`, `bits_per_byte`, or the task's own
+    value: float
+    stderr: float | None = Field(ge=0)  # in the unit of the value; None where there is none
+    items: int = Field(ge=1)  # windows of text, or documents, behind the value
+    teacher: str  # content hash
+    student: str  # content hash
+    series: str  # `family`, or the name of a baseline or of a study's variant
+    seed: int | None = None  # in a study, of the distillation; elsewhere None, and not written
 
     @model_serializer(mode="wrap")
     def _without_missing_seed(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -82,7 +80,7 @@ class Row(BaseModel):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What the row is a measurement of: two rows with one key differ in their figures only."""
+        """What was measured of whom; two rows with one key differ only in their figures."""
         who = (self.teacher, self.student, self.series, self.seed)
         return (*who, self.order, self.member, *self.measure)
 
@@ -95,8 +93,6 @@ class Row(BaseModel):
 def read_results(path: str | Path) -> list[Row]:
     """The rows of a results file, in the order of writing.
 
-    A torn last line, which a killed run leaves behind, is passed over.
-
     Args:
         path: The file, or a directory with a `results.jsonl`.
 
@@ -104,28 +100,20 @@ def read_results(path: str | Path) -> list[Row]:
         ResultsError: The file cannot be read, or a line is not a row; names file, line and field.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / RESULTS_FILE
-    return [_row(value, path, number) for number, value in read_lines(path)]
+    return read_models(path / RESULTS_FILE if path.is_dir() else path, Row)
 
 
 def append_results(path: str | Path, rows: Iterable[Row]) -> None:
-    """Add rows to a results file, each written whole.
-
-    Args:
-        path: The file; made if it does not exist.
-        rows: What to add.
-    """
+    """Add rows to a results file, which is made if it does not exist."""
     append_lines(path, (row.model_dump() for row in rows))
 
 
 def current(rows: Sequence[Row]) -> list[Row]:
-    """The rows that still hold: of a row written twice the last, of a series the last student.
+    """The rows that still hold: the last of each key, and only those of a series' last student.
 
-    A file keeps what was measured of a student that has changed since; a report must not mix them.
-    Each seed of a series has a student of its own. A series in which no row has patched layers or
-    an order is of models that stand alone: each is a student of its own, and the last of each size
-    (layers and parameters) holds.
+    A file also keeps what was measured of earlier students. Each seed of a series has a student of
+    its own. In a series without patched layers and orders every model stands alone: there the last
+    model of each size (layers and parameters) holds.
 
     Args:
         rows: Rows in the order of writing.
@@ -142,14 +130,21 @@ def current(rows: Sequence[Row]) -> list[Row]:
     return [row for row in last.values() if row.student == students[of_one_student(row)]]
 
 
-def _row(value: object, path: Path, number: int) -> Row:
-    where = f"{path} line {number}"
+def read_models(path: Path, kind: type[_Model]) -> list[_Model]:
+    """The lines of a file of JSON lines as models; raises as `read_lines` and `checked`."""
+    return [checked(kind, value, f"{path} line {n}") for n, value in read_lines(path)]
+
+
+def checked(kind: type[_Model], value: object, where: object) -> _Model:
+    """A model made from parsed JSON.
+
+    Raises:
+        ResultsError: A field is missing, unknown or not valid; names it.
+    """
     if not isinstance(value, dict):
-        raise ResultsError("is no JSON object", where=where)
-    if isinstance(value.get("member"), list):
-        value = {**value, "member": tuple(value["member"])}
+        raise ResultsError("is not a JSON object", where=where)
     try:
-        return Row.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -159,3 +154,79 @@ def _row(value: object, path: Path, number: int) -> Row:
             "finite_number": "is not a finite number",
         }.get(first["type"], f"is {first['input']!r}: {first['msg'].lower()}")
         raise ResultsError(f'field "{field}" {problem}', where=where) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; raises `ResultsError` where it cannot be read."""
+    try:
+        return read_json_object(path)
+    except CheckpointError as error:
+        raise ResultsError(error.what, where=path) from None
+
+
+def read_lines(path: str | Path) -> list[tuple[int, Any]]:
+    """The lines of a file of JSON lines, without empty lines and a torn last line.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Pairs (line number from 1, parsed value); `NaN` and `Infinity` are parsed as floats.
+
+    Raises:
+        ResultsError: The file cannot be read, or a line other than a torn last one is not JSON.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ResultsError(f"cannot be read ({error.strerror})", where=path) from None
+    if not _is_json(lines[-1]):
+        lines.pop()
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                found.append((number, json.loads(line)))
+        except ValueError as error:
+            raise ResultsError(f"is not JSON ({error})", where=f"{path} line {number}") from None
+    return found
+
+
+def append_lines(path: str | Path, values: Iterable[Any]) -> None:
+    """Add lines to a file of JSON lines, which is made if it does not exist.
+
+    The lines are on the disk when this returns.
+
+    Args:
+        path: The file.
+        values: One JSON value a line.
+
+    Raises:
+        ValueError: A value holds a NaN or an infinity.
+    """
+    lines = [json.dumps(value, allow_nan=False).encode() + b"\n" for value in values]
+    if not lines:
+        return
+    with Path(path).open("a+b") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 1))
+        if file.read(1) not in (b"\n", b""):
+            # A killed run's last line: whole without its line break, or torn.
+            file.seek(0)
+            tail = file.read().rpartition(b"\n")[2]
+            if _is_json(tail):
+                lines.insert(0, b"\n")
+            else:
+                file.truncate(length - len(tail))
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_json(line: bytes) -> bool:
+    # A part of a JSON object is never valid JSON.
+    try:
+        json.loads(line or b"null")
+    except ValueError:
+        return False
+    return True

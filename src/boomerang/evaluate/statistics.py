@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ResultsError
+
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value computed from items, and what each item contributes to its error.
+    """A value computed from items.
 
-    Attributes:
-        value: The value.
-        influence: Shape (items,), in the unit of the value: to first order how far the value would
-            move if the item's weight grew by one item. Sums to zero.
+    `influence`, of shape (items,), says in the value's unit how far, to first order, the value
+    moves if an item is counted once more. It sums to zero.
     """
 
     value: float
@@ -31,58 +31,39 @@ class Estimate:
 
     @property
     def stderr(self) -> float | None:
-        """The standard error over items taken as independent; None for a single item.
+        """The standard error over independent items; None for a single item.
 
-        By linearisation (the delta method): sqrt(n / (n-1) * sum of squared influences).
+        By the delta method: sqrt(n / (n-1) * sum of squared influences).
         """
         n = self.items
-        if n < 2:
-            return None
-        return float(np.sqrt(n / (n - 1) * np.sum(self.influence**2)))
+        return float(np.sqrt(n / (n - 1) * np.sum(self.influence**2))) if n > 1 else None
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same in another unit."""
+        return Estimate(self.value * factor, self.influence * factor)
+
+    def exp(self) -> Estimate:
+        """The exponential, its error by the delta method; raises `ResultsError` on overflow."""
+        try:
+            value = math.exp(self.value)
+        except OverflowError:
+            what = f"a mean of {self.value:.4g} nats has no finite perplexity"
+            raise ResultsError(what, fix="leave this member out") from None
+        return Estimate(value, self.influence * value)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Estimate:
-    """The ratio of two sums over items.
-
-    Args:
-        numerator: Shape (items,).
-        denominator: Shape (items,), with a positive sum.
-
-    Returns:
-        The estimate; its influences are those of the ratio estimator,
-        (numerator - value * denominator) / sum(denominator).
-    """
+    """The ratio of two sums over items, given as arrays of shape (items,)."""
     total = denominator.sum()
     value = float(numerator.sum() / total)
     return Estimate(value, (numerator - value * denominator) / total)
 
 
-def scaled(estimate: Estimate, factor: float) -> Estimate:
-    """An estimate in another unit."""
-    return Estimate(estimate.value * factor, estimate.influence * factor)
-
-
-def exponential(estimate: Estimate) -> Estimate:
-    """The exponential of an estimate, its errors carried over by the delta method."""
-    value = math.exp(estimate.value)
-    return Estimate(value, estimate.influence * value)
-
-
 def paired_difference(a: Estimate, b: Estimate) -> tuple[float, float | None]:
-    """The difference a - b of two values measured on the same items, and its standard error.
+    """The difference a - b on the same items in the same order, and its standard error.
 
-    What makes an item hard for both cancels, so the error is far smaller than that of two
-    independent measurements.
-
-    Args:
-        a: A value.
-        b: The same metric of another model, on the same items in the same order.
-
-    Returns:
-        The difference and its standard error (None for a single item).
-
-    Raises:
-        ValueError: The two rest on different numbers of items.
+    What makes an item hard for both cancels, so this error is smaller than that of two independent
+    measurements. Raises `ValueError` for different numbers of items.
     """
     if a.items != b.items:
         raise ValueError(f"not measured on the same items: {a.items} and {b.items}")

@@ -111,9 +111,7 @@ def _candidate(each: ResultSet, row: Row) -> Candidate:
         layers=row.num_layers,
         parameters=row.parameters if built is None else built.parameters,
         weights=row.bytes if built is None else built.bytes,
-        cache=tuple(
-            Cache(part.window, part.bytes_per_token) for part in (built and built.cache) or ()
-        ),
+        cache=(built and built.cache) or (),
         command=_command(each, row),
     )
 
