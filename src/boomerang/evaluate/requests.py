@@ -121,9 +121,9 @@ def record(name: str, task: Task, encoder: Encoder, what: Measure) -> Recorded:
     template = what.apply_chat_template
     instances: dict[str, list[Instance]] = {}
     with quiet(), task_errors(name, "cannot make its requests"):
-        limit = get_sample_size(task, what.limit)
+        count = get_sample_size(task, what.limit)
         task.build_all_requests(
-            limit=limit,
+            limit=count,
             system_instruction=what.system_instruction,
             apply_chat_template=template,
             # As `lm_eval` does where a chat template is asked for.
@@ -142,8 +142,12 @@ def record(name: str, task: Task, encoder: Encoder, what: Measure) -> Recorded:
         options = [normalize_gen_kwargs(dict(p.args[1]), encoder.max_gen_toks) for p in prompts]
     for longest in (each["max_gen_toks"] for each in options):
         if not 1 <= longest < encoder.max_length:
-            what = f"generates up to {longest} tokens; the model has {encoder.max_length} positions"
-            raise DataError(what, where=name, fix="give gen_kwargs max_gen_toks=N")
+            limit = f"the model has {encoder.max_length} positions"
+            raise DataError(
+                f"generates up to {longest} tokens; {limit}",
+                where=name,
+                fix="give gen_kwargs max_gen_toks=N",
+            )
     documents = [0] * len(requests)
     for kind, each in terms.items():
         for instance, indices in zip(instances[kind], each, strict=True):
@@ -171,7 +175,7 @@ def record(name: str, task: Task, encoder: Encoder, what: Measure) -> Recorded:
         max_length=encoder.max_length,
         prompts=prompts,
     )
-    return Recorded(task, items, terms, limit)
+    return Recorded(task, items, terms, count)
 
 
 def _encode(kind: str, encoder: Encoder, instances: list[Instance]) -> list[Terms]:
