@@ -68,12 +68,14 @@ class ShowProgress(TrainerCallback):
 
     Everything goes to standard error.
 
-    Args:
+    Attributes:
         preflight: Counts what a run of so many steps will take; None to print no table.
+        begun: Whether training has begun.
     """
 
-    def __init__(self, preflight: Callable[[int], Preflight] | None = None) -> None:
-        self.preflight = preflight
+    def __init__(self) -> None:
+        self.preflight: Callable[[int], Preflight] | None = None
+        self.begun = False
         self._bar = ExitStack()
         self._advance: Callable[[int], None] = lambda steps: None
         self._first = 0
@@ -83,7 +85,7 @@ class ShowProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Print the table and open the bar."""
-        self._warm, self._first = None, state.global_step
+        self.begun, self._warm, self._first = True, None, state.global_step
         if not state.is_world_process_zero:
             return
         if self.preflight is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,16 +45,12 @@ _OFTEN = 0.1
 
 
 def distill(recipe: Recipe | str | Path) -> Path:
-    """Distil a student as a recipe says.
+    """Distil a student as a recipe, or the file of one, says.
 
     While it runs, the output directory holds `recipe.yaml`, `inputs.json` (hashes of models and
-    text), `log.jsonl` and Trainer's `checkpoints/`; a run that was interrupted goes on from the
-    last of them. At the end the student's files appear, `config.json` last, and the checkpoints go,
-    unless the recipe asks for them. A finished output of the same recipe and inputs is left as it
-    is. On SIGINT and SIGTERM a checkpoint is saved after the step under way.
-
-    Args:
-        recipe: A recipe, or the path of one.
+    text), `log.jsonl` and Trainer's `checkpoints/`. An interrupted run goes on from the last
+    checkpoint. At the end the student's files appear, `config.json` last, and the checkpoints go,
+    unless the recipe asks for them. A finished output of the same recipe and inputs is left alone.
 
     Returns:
         The output directory, a plain checkpoint.
@@ -73,22 +70,17 @@ def distill(recipe: Recipe | str | Path) -> Path:
     out = Output(recipe)
     args = training_arguments(recipe)
     with locked(out.path, when=args.should_save):
-        _distill(recipe, args, out, order)
+        if args.should_save:
+            out.check_recipe()
+        inputs = Inputs.find(recipe)
+        hashes = inputs.hashes() if args.should_save else {}
+        if args.should_save:
+            out.check_inputs(hashes, args)
+        if not out.finished:
+            _train(recipe, args, inputs, out, hashes, order)
+        if args.should_save:
+            out.discard_checkpoints()
     return out.path
-
-
-def _distill(recipe: Recipe, args: TrainingArguments, out: Output, order: Order | None) -> None:
-    if args.should_save:
-        out.check_recipe()
-    inputs = Inputs.find(recipe)
-    hashes = inputs.hashes() if args.should_save else {}
-    if args.should_save:
-        out.check_inputs(hashes)
-        out.check_step(args)
-    if not out.finished:
-        _train(recipe, args, inputs, out, hashes, order)
-    if args.should_save:
-        out.discard_checkpoints()
 
 
 def _train(
@@ -99,19 +91,20 @@ def _train(
     hashes: dict[str, str],
     order: Order | None,
 ) -> None:
-    claimed_now = not out.claimed
+    claimed_now = args.should_save and not out.claimed
     if args.should_save:
         out.claim(hashes, args)
+    progress = ShowProgress()
     try:
         trainer = prepare(recipe, args, inputs, order)
+        checkpoint = _checkpoint(out, args)
+        if checkpoint is None or not trainer.load_finished(checkpoint):
+            _run(trainer, recipe, progress, checkpoint)
     except BaseException:
         # A recipe that cannot be used must not leave an output.
-        if args.should_save and claimed_now:
+        if claimed_now and not progress.begun:
             out.release()
         raise
-    checkpoint = _checkpoint(out, args)
-    if checkpoint is None or not trainer.load_finished(checkpoint):
-        _run(trainer, recipe, out, checkpoint, release=claimed_now)
     weights = trainer.student_weights()
     if args.should_save:
         out.publish(partial(trainer.save_student, weights=weights))
@@ -134,28 +127,28 @@ def _checkpoint(out: Output, args: TrainingArguments) -> Path | None:
 
 
 def _run(
-    trainer: DistillTrainer, recipe: Recipe, out: Output, checkpoint: Path | None, *, release: bool
+    trainer: DistillTrainer, recipe: Recipe, progress: ShowProgress, checkpoint: Path | None
 ) -> None:
-    args = trainer.args
-    preflight = partial(Preflight.of, trainer.module, args, recipe.data.sequence_length)
-    progress, stop = ShowProgress(preflight), StopOnSignal()
-    for callback in (JsonLines(out.path / LOG), progress, stop):
+    args, stop = trainer.args, StopOnSignal()
+    length = recipe.data.sequence_length
+    progress.preflight = partial(Preflight.of, trainer.module, args, length)
+    for callback in (JsonLines(Output(recipe).path / LOG), progress, stop):
         trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except RecipeError:
-        if args.should_save and release:
-            out.release()
-        raise
+    except Exception:
+        # Before the first step Trainer makes what the recipe asks for: optimizer, schedule, loader.
+        with nullcontext() if progress.begun else refused_as_recipe():
+            raise
     finally:
         progress.close()
         stop.restore()
     if stop.signal is not None:
         state = trainer.state
-        _console(args).print(
+        _say(
+            args,
             f"Stopped by {stop.signal.name} after step {state.global_step} of {state.max_steps}. "
             "Run the same again to go on.",
-            highlight=False,
         )
         trainer.accelerator.wait_for_everyone()
         raise SystemExit(128 + stop.signal)
@@ -176,15 +169,14 @@ def prepare(
         order: The order to record with the student, where the recipe gave one.
 
     Raises:
-        RecipeError: Trainer does not accept a value, or the teacher no packed rows.
+        RecipeError: Trainer does not accept a value, or the teacher does not accept packed rows.
         BoomerangError: A model or a text cannot be used.
     """
     assert recipe.switch is not None and recipe.mirror is not None
-    say = partial(_say, args)
     tokenizer = load_tokenizer(inputs.teacher, **recipe.model.for_tokenizer())
-    say(f"Loading teacher {recipe.teacher} and its student")
-    # Mixed precision wants the teacher's weights in it; without, the student's states must fit
-    # them.
+    _say(args, f"Loading teacher {recipe.teacher} and its student")
+    # Mixed precision wants the teacher's weights in bf16. Without it, its states must fit the
+    # student's.
     precision = torch.bfloat16 if args.device.type == "cuda" and args.bf16 else torch.float32
     teacher = load_model(
         inputs.teacher,
@@ -210,42 +202,23 @@ def prepare(
     if recipe.data.packing:
         check_packing(teacher, args.train_batch_size)
     rows, held_out = _rows(recipe, args, inputs, tokenizer)
-    check_tokens(teacher, largest_token(Output(recipe).data))
-    say(
+    data = Output(recipe).data
+    check_tokens(teacher, largest_token(data))
+    _say(
+        args,
         f"Distilling {layers.num_layers} layers into {layers.num_student_layers} on "
-        f"{len(rows):,} rows of {recipe.data.sequence_length} tokens, into {recipe.out}"
+        f"{len(rows):,} rows of {recipe.data.sequence_length} tokens, into {recipe.out}",
     )
+    members, phases = recipe.members(layers), load_phases(recipe.data, data)
     with refused_as_recipe():
-        trainer = DistillTrainer(
-            module,
-            args,
-            rows,
-            held_out,
-            members=recipe.members(layers),
-            phases=load_phases(recipe.data, Output(recipe).data),
+        trainer = DistillTrainer(module, args, rows, held_out, members=members, phases=phases)
+        batches = len(trainer.get_train_dataloader())
+    if not batches:
+        raise RecipeError(
+            f"the rows do not fill a batch of {args.train_batch_size} in every process",
+            where="training",
+            fix="give more text, or set per_device_train_batch_size lower",
         )
-    trainer.source, trainer.order = inputs.teacher, order
-    _rehearse(trainer)
-    return trainer
-
-
-def _rehearse(trainer: DistillTrainer) -> None:
-    """Set up what training begins with, so that a value it refuses is a mistake in the recipe."""
-    args = trainer.args
-    with refused_as_recipe():
-        loader = trainer.get_train_dataloader()
-        if not len(loader):
-            raise RecipeError(
-                f"the rows do not fill a batch of {args.train_batch_size} in every process",
-                where="training",
-                fix="give more text, or set per_device_train_batch_size lower",
-            )
-        trainer.create_optimizer()
-        # For an optimizer of no weights: training makes its own.
-        stand_in = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
-        steps = int(trainer.set_initial_training_values(args, loader)[-1])
-        trainer.create_scheduler(steps, optimizer=stand_in)
-        trainer.lr_scheduler = None
     # Trainer would look it up after the first evaluation.
     metric, names = args.metric_for_best_model, trainer.metric_names
     if metric is not None and metric.removeprefix("eval_") not in names:
@@ -253,6 +226,8 @@ def _rehearse(trainer: DistillTrainer) -> None:
         raise RecipeError(
             f"metric_for_best_model is {metric!r}, not measured{near}", where="training"
         )
+    trainer.source, trainer.order = inputs.teacher, order
+    return trainer
 
 
 def _rows(
@@ -269,7 +244,7 @@ def _rows(
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """What Trainer gets: the recipe's `training`, and what suits the machine and the run.
+    """The arguments of Trainer: the recipe's `training` over what suits the machine and the run.
 
     Args:
         recipe: The recipe; `resolved`.
@@ -280,7 +255,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     refuse_other_sharding()
     given = recipe.training
     on_gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
-    machine = {
+    fields: dict[str, Any] = {
         # Trainer refuses bf16 on a CPU that is not asked for by name.
         "use_cpu": not torch.accelerator.is_available(),
         "bf16": on_gpu and not given.get("fp16", False) and torch.cuda.is_bf16_supported(),
@@ -288,21 +263,22 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         # On switch points some layers do not run, and without predictions the head does not.
         "ddp_find_unused_parameters": bool(recipe.switch or recipe.mirror)
         or not (recipe.loss.ce or recipe.loss.kl),
+        # Checkpoints to go on from: often enough for a run of any length.
+        "save_steps": _OFTEN,
+        # Every step is looked at before it is applied.
+        "logging_nan_inf_filter": False,
+        "logging_steps": 10,
     }
-    # Checkpoints to go on from: often enough for a run of any length, and no more than needed.
-    saving = {"save_steps": _OFTEN} | ({} if recipe.keeps_checkpoints else {"save_total_limit": 1})
-    evaluating = {"eval_strategy": "steps", "eval_steps": _OFTEN} if recipe.data.held_out else {}
-    # Every step is looked at before it is applied, once for all of its micro-batches.
-    looking = {"logging_nan_inf_filter": False}
-    fields: dict[str, Any] = {
-        **machine, **saving, **evaluating, **looking, "logging_steps": 10, **given
-    }  # fmt: skip
+    if not recipe.keeps_checkpoints:
+        fields["save_total_limit"] = 1
+    if recipe.data.held_out:
+        fields |= {"eval_strategy": "steps", "eval_steps": _OFTEN}
     with refused_as_recipe():
         args = TrainingArguments(
             output_dir=str(Output(recipe).checkpoints),
             seed=recipe.seed,
             disable_tqdm=True,
-            **fields,
+            **(fields | given),
         )
     if args.fp16 and args.device.type == "cpu":
         raise RecipeError("is not for CPUs", where="training.fp16", fix="set training.bf16")
@@ -312,11 +288,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 
 def _say(args: TrainingArguments, line: str) -> None:
-    _console(args).print(line, markup=False, highlight=False)
-
-
-def _console(args: TrainingArguments) -> Console:
-    return Console(stderr=True, quiet=args.process_index != 0, soft_wrap=True)
+    console = Console(stderr=True, quiet=args.process_index != 0, soft_wrap=True)
+    console.print(line, markup=False, highlight=False)
 
 
 def _student(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel) -> PreTrainedModel:

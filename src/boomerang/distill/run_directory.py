@@ -1,4 +1,4 @@
-"""The output directory of a run: whose it is, where the run goes on, how the student gets there."""
+"""The output directory of a run: whose it is, and how the student gets there."""
 
 from __future__ import annotations
 
@@ -20,41 +20,32 @@ if TYPE_CHECKING:
 LOG = "log.jsonl"
 _INPUTS = "inputs.json"
 _STEP = "rows_per_step"
-_CHECKPOINTS = "checkpoints"
-_DATA = "data"
 _PUBLISHING = "student"
 # Written last: it marks a finished run.
 _CONFIG = "config.json"
 
 
 class Output:
-    """An output directory.
+    """A recipe's output directory.
 
-    It belongs to a recipe and to the content of what the recipe names, as long as there is
-    something in it to lose: a checkpoint or the student. Otherwise another run takes it over, such
-    as that of a corrected recipe.
+    While it holds a checkpoint or the student, it belongs to its recipe and to the content of what
+    that recipe names. Otherwise another run takes it over, such as that of a corrected recipe.
 
-    Args:
-        recipe: The recipe; its `out` is the directory.
+    Attributes:
+        path: The directory.
+        checkpoints: Where Trainer puts its checkpoints.
+        data: Where the rows of the text are while the run goes on.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.path = Path(recipe.out)
         self.recipe = recipe
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where Trainer puts its checkpoints."""
-        return self.path / _CHECKPOINTS
-
-    @property
-    def data(self) -> Path:
-        """Where the rows of the text are while it runs."""
-        return self.path / _DATA
+        self.checkpoints = self.path / "checkpoints"
+        self.data = self.path / "data"
 
     @property
     def claimed(self) -> bool:
-        """Whether it is some run's."""
+        """Whether it belongs to a run."""
         return (self.path / FILE_NAME).exists()
 
     @property
@@ -63,10 +54,10 @@ class Output:
         return (self.path / _CONFIG).exists()
 
     def check_recipe(self) -> None:
-        """See that the directory is free, or this recipe's already.
+        """Refuse a directory that another recipe or something else occupies.
 
         Raises:
-            OutputError: It is not, or it is, holds or lies inside the teacher or the student.
+            OutputError: It does, or the directory is, holds or lies inside a model that is read.
         """
         check_apart(self.path, self.recipe.teacher, *filter(None, [self.recipe.student]))
         record = self.path / FILE_NAME
@@ -85,18 +76,24 @@ class Output:
                 fix="give another `out`",
             )
 
-    def check_inputs(self, inputs: Mapping[str, str]) -> None:
-        """See that what the recipe names has not changed since the run began.
+    def check_inputs(self, inputs: Mapping[str, str], args: TrainingArguments) -> None:
+        """Refuse to go on when the models, the text or the rows in a step have changed.
 
         Args:
             inputs: Hashes by role, as `Inputs.hashes` makes them.
+            args: For the rows in a step.
 
         Raises:
-            OutputError: It has.
+            OutputError: They have.
         """
         if not self._has_something_to_lose():
             return
-        recorded = self._recorded()
+        try:
+            recorded: dict[str, Any] = dict(json.loads((self.path / _INPUTS).read_text()))
+        except (OSError, ValueError, TypeError):
+            raise OutputError(
+                "cannot be read as the record of a run's inputs", where=self.path / _INPUTS
+            ) from None
         changed = [role for role in inputs if recorded.get(role) != inputs[role]]
         if changed:
             raise OutputError(
@@ -105,19 +102,10 @@ class Output:
                 where=self.path,
                 fix="give another `out`, or remove this one",
             )
-
-    def check_step(self, args: TrainingArguments) -> None:
-        """See that a run that goes on has as many rows in a step as it had.
-
-        Raises:
-            OutputError: It has not.
-        """
-        if self.finished or last_checkpoint(self.checkpoints) is None:
-            return
-        recorded, now = self._recorded().get(_STEP), _rows_per_step(args)
-        if recorded != now:
+        before, now = recorded.get(_STEP), _rows_per_step(args)
+        if before != now and not self.finished:
             raise OutputError(
-                f"holds a run with {recorded} rows in a step, and now there are {now} "
+                f"holds a run with {before} rows in a step, and now there are {now} "
                 f"({args.train_batch_size} x {args.gradient_accumulation_steps} micro-batches x "
                 f"{args.world_size} processes)",
                 where=self.path,
@@ -146,25 +134,21 @@ class Output:
                 path.rmdir()
 
     def publish(self, save: Callable[[Path], None]) -> None:
-        """Let the student's files appear, `config.json` last.
-
-        Args:
-            save: Writes them into a directory.
-        """
-        # Under a name of its own first: what a killed run leaves of it, the next one replaces.
+        """Let the student's files appear, `config.json` last; `save` writes into a directory."""
+        # In a directory of their own first: the next run replaces what a killed one leaves there.
         complete = self.path / _PUBLISHING
         shutil.rmtree(complete, ignore_errors=True)
         with new_directory(complete) as partial:
             save(partial)
         for file in sorted(complete.iterdir(), key=lambda path: path.name == _CONFIG):
-            # A folder takes no other one's place.
+            # A directory cannot replace another one.
             if file.is_dir():
                 shutil.rmtree(self.path / file.name, ignore_errors=True)
             file.replace(self.path / file.name)
         complete.rmdir()
 
     def discard_checkpoints(self) -> None:
-        """Remove checkpoints, unless they were asked for, and the rows to go on with."""
+        """Remove checkpoints and rows, unless the recipe asks for checkpoints."""
         if self.recipe.keeps_checkpoints:
             return
         remove_all(self.checkpoints)
@@ -172,14 +156,6 @@ class Output:
 
     def _has_something_to_lose(self) -> bool:
         return self.finished or last_checkpoint(self.checkpoints) is not None
-
-    def _recorded(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads((self.path / _INPUTS).read_text()))
-        except (OSError, ValueError, TypeError):
-            raise OutputError(
-                "cannot be read as the record of a run's inputs", where=self.path / _INPUTS
-            ) from None
 
 
 def _rows_per_step(args: TrainingArguments) -> int:

@@ -1,8 +1,7 @@
 """A `transformers.Trainer` for the distillation module, with all its callbacks and settings.
 
-It adds the division of a step's loss by the counts of the whole step (all micro-batches, all
-processes), the single terms in the logs, a look at each step before it is applied, and the
-evaluation of members in place.
+It divides a step's loss by the counts of the whole step (all micro-batches, all processes), logs
+the single terms, looks at each step before it is applied, and evaluates members in place.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from transformers.trainer_callback import PrinterCallback
 
 from ..errors import BoomerangError, TrainingError
 from ..text.rows import Phase, PhasedSampler, Rows, collate, count_tokens
-from .checkpointing import CheckpointingTrainer
+from .checkpoints import CheckpointingTrainer
 from .guard import NumberedRows, StepGuard, collate_numbered
 from .losses import IGNORED, Counts, shifted, weighted_loss
 from .module import DistillModule, LossSums
 from .sharding import local
 
-# Each loss term of the logs: its sum over a stretch of training and what it is divided by.
-Terms = dict[str, tuple[Tensor, Tensor]]
+# Each loss term of the logs: its sum over a stretch of training and what that is divided by, `[2]`.
+Terms = dict[str, Tensor]
 
-# Of a cross-entropy whose perplexity is still a number.
+# The largest cross-entropy whose perplexity is still a number.
 _LARGEST = 700.0
 
 
@@ -76,6 +75,8 @@ class DistillTrainer(CheckpointingTrainer):
         self.module = module
         self.members = dict(members or {})
         self.phases = tuple(phases)
+        weights = {name: getattr(module.loss, name) for name in ("ce", "kl", "alignment")}
+        self._weights: dict[str, float] = {name: w for name, w in weights.items() if w}
         if not self.sharded:
             nn.Module.to(module.teacher, args.device)
         super().__init__(
@@ -115,7 +116,7 @@ class DistillTrainer(CheckpointingTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of a step and what divides their losses: targets, real tokens."""
+        """The micro-batches of a step, and its numbers of targets and of real tokens."""
         self._since = self._since or time.perf_counter()
         batches = list(islice(epoch_iterator, num_batches))
         if not batches:
@@ -135,15 +136,14 @@ class DistillTrainer(CheckpointingTrainer):
     ) -> Tensor | tuple[Tensor, LossSums]:
         """The share of a micro-batch in the loss of its step."""
         sums = cast(LossSums, model(**inputs, step=self.state.global_step))
-        own = Counts(sums["ce_count"], sums["kl_count"], sums["alignment_count"])
         if self.module.mode == "clean" and isinstance(num_items_in_batch, Tensor):
             targets, tokens = num_items_in_batch
             counts, share = Counts(targets, targets, tokens), self.accelerator.num_processes
         else:
-            counts, share = own, 1
+            counts, share = _counts(sums), 1
         loss = weighted_loss(sums["prediction"], sums["alignment"], counts, self.module.loss)
         if model.training:
-            _add(self._terms, self._named(sums, own))
+            _add(self._terms, self._named(sums))
             self._guard.add(loss)
         # The gradient is averaged over processes, but the counts are those of all of them.
         loss = loss * share
@@ -176,43 +176,35 @@ class DistillTrainer(CheckpointingTrainer):
         flag = torch.tensor(int(here), device=self.args.device)
         return bool(self._sum_over_processes(flag))
 
-    # Logs
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss terms since the last time, and the speed."""
         if "loss" in logs:
             now = time.perf_counter()
-            seconds = now - (self._since or now)
-            logs = {
-                **logs,
-                **self._means(self._terms),
-                "tokens_per_second": int(self._tokens) / max(seconds, 1e-9),
-            }
+            seconds = max(now - (self._since or now), 1e-9)
+            speed = int(self._tokens) / seconds
+            logs = {**logs, **self._means(self._terms), "tokens_per_second": speed}
             self._terms, self._tokens, self._since = {}, 0, now
         super().log(logs, start_time)
 
-    def _named(self, sums: LossSums, counts: Counts) -> Terms:
+    def _named(self, sums: LossSums) -> Terms:
         """The terms by their names in the logs: members on switch points apart from the student."""
         route = self.module.route(self.state.global_step)
         suffix = "" if route.name == "student" else f"_{route.name}"
         terms: Terms = {}
-        weights = self.module.loss
-        if weights.ce:
-            terms[f"ce{suffix}"] = (sums["ce"].detach(), counts.ce)
-        if weights.kl:
-            terms[f"kl{suffix}"] = (sums["kl"].detach(), counts.kl)
-        if weights.alignment:
-            values = sums["alignment"].detach()
+        if "ce" in self._weights:
+            terms[f"ce{suffix}"] = _term(sums["ce"], sums["ce_count"])
+        if "kl" in self._weights:
+            terms[f"kl{suffix}"] = _term(sums["kl"], sums["kl_count"])
+        if "alignment" in self._weights:
             for pair in route.pairs:
-                terms[f"alignment/{pair}"] = (values[pair], counts.alignment)
+                terms[f"alignment/{pair}"] = _term(sums["alignment"][pair], sums["alignment_count"])
         return terms
 
     def _means(self, terms: Terms) -> dict[str, float]:
         """One number for each term, over all processes; `alignment` is the mean over the pairs."""
         if not terms:
             return {}
-        pairs = torch.stack([torch.stack([s.double(), n.double()]) for s, n in terms.values()])
-        totals = self._sum_over_processes(pairs).tolist()
+        totals = self._sum_over_processes(torch.stack(list(terms.values()))).tolist()
         means = {name: s / max(n, 1) for name, (s, n) in zip(terms, totals, strict=True)}
         by_pair = {name: mean for name, mean in means.items() if "/" in name}
         whole = {name: mean for name, mean in means.items() if "/" not in name}
@@ -231,7 +223,7 @@ class DistillTrainer(CheckpointingTrainer):
     ) -> dict[str, float]:
         """On held-out rows the student's loss with its terms, and perplexities.
 
-        Over all targets at once, each counted once however many processes there are;
+        Over all targets at once, each counted once however many processes there are.
         `eval_perplexity` is the student's, `eval_perplexity_patch_3` that of the member with three
         patched blocks.
         """
@@ -242,24 +234,15 @@ class DistillTrainer(CheckpointingTrainer):
         predictions: Terms = {}
         # Training draws the same random numbers whether or not it was looked at in between.
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for batch, counts in self._held_out_batches(rows):
+            for batch, share in self._held_out_batches(rows):
                 inputs = self._prepare_inputs(batch)
                 sums = self.module(**inputs)
-                own = Counts(sums["ce_count"], sums["kl_count"], sums["alignment_count"])
-                _add(terms, _times(counts, self._named(sums, own)))
-                _add(predictions, _times(counts, self._predictions(inputs, sums)))
+                _add(terms, self._named(sums), share)
+                _add(predictions, self._predictions(inputs, sums), share)
         means = self._means(terms) | {
             name: math.exp(min(mean, _LARGEST)) for name, mean in self._means(predictions).items()
         }
-        weights = self.module.loss
-        loss = sum(
-            weight * means.get(name, 0.0)
-            for name, weight in (
-                ("ce", weights.ce),
-                ("kl", weights.kl),
-                ("alignment", weights.alignment),
-            )
-        )
+        loss = sum(weight * means.get(name, 0.0) for name, weight in self._weights.items())
         metrics = {
             f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **means}.items()
         }
@@ -287,12 +270,10 @@ class DistillTrainer(CheckpointingTrainer):
     @property
     def metric_names(self) -> list[str]:
         """What `evaluate` measures, without the prefix."""
-        weights = self.module.loss
-        given = {"ce": weights.ce, "kl": weights.kl, "alignment": weights.alignment}
-        pairs = range(len(self.module.layers.alignment) if weights.alignment else 0)
+        pairs = range(len(self.module.layers.alignment) if "alignment" in self._weights else 0)
         return [
             "loss",
-            *(name for name, weight in given.items() if weight),
+            *self._weights,
             *(f"alignment/{pair}" for pair in pairs),
             "perplexity",
             *(f"perplexity_patch_{patch}" for patch in self.members),
@@ -300,12 +281,12 @@ class DistillTrainer(CheckpointingTrainer):
 
     def _predictions(self, inputs: dict[str, Any], sums: LossSums) -> Terms:
         """The cross-entropy of the student and of the members, for their perplexity."""
-        student = sums if self.module.loss.ce else self.module(**inputs, patched=())
+        student = sums if "ce" in self._weights else self.module(**inputs, patched=())
         found = {"perplexity": student} | {
             f"perplexity_patch_{patch}": self.module(**inputs, patched=patched)
             for patch, patched in self.members.items()
         }
-        return {name: (sums["ce"], sums["ce_count"]) for name, sums in found.items()}
+        return {name: _term(sums["ce"], sums["ce_count"]) for name, sums in found.items()}
 
 
 def _count(batch: dict[str, Tensor]) -> Tensor:
@@ -313,11 +294,14 @@ def _count(batch: dict[str, Tensor]) -> Tensor:
     return torch.stack([targets, count_tokens(batch).to(targets.device)])
 
 
-def _times(factor: int, terms: Terms) -> Terms:
-    return {name: (value * factor, count * factor) for name, (value, count) in terms.items()}
+def _counts(sums: LossSums) -> Counts:
+    return Counts(sums["ce_count"], sums["kl_count"], sums["alignment_count"])
 
 
-def _add(total: Terms, more: Terms) -> None:
-    for name, (value, count) in more.items():
-        old = total.get(name)
-        total[name] = (value, count) if old is None else (old[0] + value, old[1] + count)
+def _term(value: Tensor, count: Tensor) -> Tensor:
+    return torch.stack([value.detach().double(), count.double()])
+
+
+def _add(total: Terms, more: Terms, factor: int = 1) -> None:
+    for name, term in more.items():
+        total[name] = total.get(name, 0) + factor * term
