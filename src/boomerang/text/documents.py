@@ -1,11 +1,10 @@
 """Documents in files, the same for training and for measuring.
 
-Files are read piece by piece, so that texts larger than memory can be gone through.
+Files are read piece by piece, so a text may be larger than memory.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
@@ -14,8 +13,9 @@ import re
 import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import DataError
 
@@ -42,19 +42,12 @@ _GAP_IN_ARRAY = re.compile(r"[ \t\n\r,]*")
 
 
 def join_documents(documents: Iterable[str]) -> str:
-    """Documents as the text of one file, from which `read_documents` gives them again.
-
-    Args:
-        documents: Texts without a separator of their own, each on lines of its own.
-    """
+    """Documents as the text of one file, from which `read_documents` gives them again."""
     return f"\n{SEPARATOR}\n".join(documents)
 
 
 def read_documents(paths: Iterable[str | Path]) -> list[str]:
     """The documents of files, as `iter_documents` gives them, all at once.
-
-    Args:
-        paths: Files.
 
     Raises:
         DataError: A file cannot be read or holds conversations, or no file holds any text.
@@ -100,29 +93,23 @@ def check_file(path: Path) -> None:
 def iter_documents(path: Path, longest: int | None = None) -> Iterator[tuple[str, str | Messages]]:
     """The documents of a file in order, each with its place in the file, for errors to name.
 
-    A `.txt` or `.md` file is one document, or several with `<|endoftext|>` between them. Line
-    breaks around a document are dropped, and so are empty documents. `.jsonl` and `.json` files
-    hold JSON objects, one after the other or in one array, and `.parquet` and `.csv` files hold
-    rows. Each is a document: with a string `text`, or (not in `.csv`) with a list `messages` or
-    `conversations`. All but `.parquet` may be compressed: `.gz`, `.zst`.
+    docs/distillation.md lists the suffixes and what each holds. Line breaks around a document are
+    dropped, and so are empty documents.
 
     Args:
         path: The file; UTF-8, with or without a byte order mark.
-        longest: A text of more characters is given in pieces of about this length, cut at a line
-            break if there is one, as if each were a document; None for no limit.
+        longest: Longer texts, in characters, are cut into pieces, at a line break if there is one.
+            Each piece is then a document. None for no limit.
 
     Raises:
-        DataError: The file cannot be read, or a document in it.
+        DataError: The file or a document in it cannot be read.
     """
     check_file(path)
     read = _READERS[_kind(path)]
     try:
-        if read is None:
-            for number, document in enumerate(_separated(path, longest), 1):
-                yield f"{path}, document {number}", document
-            return
-        for where, record in read(path):
-            for piece in in_pieces(document_of(record, where), longest):
+        for where, record in read(path, longest):
+            document = record if read is _separated else document_of(record, where)
+            for piece in in_pieces(document, longest):
                 yield where, piece
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or _first_line(error)
@@ -132,16 +119,13 @@ def iter_documents(path: Path, longest: int | None = None) -> Iterator[tuple[str
 def document_of(record: Any, where: object) -> str | Messages:
     """The text or the conversation in a record of a data set.
 
-    Messages may name who speaks by `role` or `from`, and what is said by `content` or `value`. The
-    common names of the roles become `user`, `assistant` and `system`; others stay as they are.
-
-    Args:
-        record: A dict with `text`, or with `messages`, `conversations` or `conversation`.
-        where: The place that errors name.
+    A record has a string `text` or a list `messages`, `conversations` or `conversation`. Messages
+    may have `from` and `value` in place of `role` and `content`. Common names of the roles become
+    `user`, `assistant` and `system`; others stay as they are.
 
     Raises:
         DataError: The record has none of these, or both `text` and `messages`, or text that cannot
-            be encoded.
+            be encoded; the message begins with `where`.
     """
     found = record if isinstance(record, dict) else {}
     text = found.get("text")
@@ -190,11 +174,9 @@ def _check_encodable(text: str, where: object) -> None:
 
 
 def in_pieces(document: str | Messages, longest: int | None) -> Iterator[str | Messages]:
-    """A document, without line breaks around it, as at most `longest` characters at a time.
+    """A document without line breaks around it, at most `longest` characters at a time.
 
-    Args:
-        document: A conversation is one piece; a text without content gives none.
-        longest: None for no limit.
+    A conversation is one piece; a text without content gives none.
     """
     if isinstance(document, list):
         yield document
@@ -208,20 +190,6 @@ def in_pieces(document: str | Messages, longest: int | None) -> Iterator[str | M
         yield document
 
 
-def _separated(path: Path, longest: int | None) -> Iterator[str | Messages]:
-    rest = ""
-    for block in _blocks(path):
-        *complete, rest = (rest + block).split(SEPARATOR)
-        for document in complete:
-            yield from in_pieces(document, longest)
-        # What may be the beginning of a separator stays behind.
-        while longest is not None and len(rest) > longest + len(SEPARATOR):
-            cut = _cut(rest, longest)
-            yield from in_pieces(rest[:cut], None)
-            rest = rest[cut:]
-    yield from in_pieces(rest, longest)
-
-
 def _cut(text: str, longest: int) -> int:
     return text.rfind("\n", longest // 2, longest) + 1 or longest
 
@@ -233,132 +201,117 @@ def _kind(path: Path) -> str:
     return "" if not kind or (compressed and kind == [".parquet"]) else kind[0]
 
 
-def _open(path: Path) -> Any:
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
+def _open_bytes(path: Path) -> Any:
+    if path.suffix.lower() == ".gz":
         return gzip.open(path)
-    if suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         import pyarrow as pa
 
-        return pa.input_stream(str(path), compression="zstd")
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
     return path.open("rb")
 
 
-def _blocks(path: Path) -> Iterator[str]:
-    """A UTF-8 file in blocks, without a byte order mark and with all line breaks made alike."""
-    utf8 = codecs.getincrementaldecoder("utf-8")()
-    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+@contextmanager
+def _open(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 file without its byte order mark, with all line breaks made alike."""
+    with _open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            byte = raw.tell() - len(error.object) + error.start
+            raise DataError(f"is not UTF-8 text (byte {byte})", where=path) from None
+
+
+def _separated(path: Path, longest: int | None) -> Iterator[tuple[str, str]]:
+    """The documents of a text file; of a long one, pieces that are cut as `in_pieces` cuts."""
+    rest, number = "", 1
     with _open(path) as file:
-        block = file.read(len(codecs.BOM_UTF8))
-        at = 0
-        if block == codecs.BOM_UTF8:
-            at, block = len(block), file.read(_BLOCK)
-        while True:
-            waiting = len(utf8.getstate()[0])
-            try:
-                text = decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                byte = at - waiting + error.start
-                raise DataError(f"is not UTF-8 text (byte {byte})", where=path) from None
-            if text:
-                yield text
-            if not block:
-                return
-            at += len(block)
-            block = file.read(_BLOCK)
+        while block := file.read(_BLOCK):
+            *complete, rest = (rest + block).split(SEPARATOR)
+            for document in complete:
+                yield f"{path}, document {number}", document
+                number += 1
+            # What may be the beginning of a separator stays behind.
+            while longest is not None and len(rest) > longest + len(SEPARATOR):
+                cut = _cut(rest, longest)
+                yield f"{path}, document {number}", rest[:cut]
+                rest = rest[cut:]
+    yield f"{path}, document {number}", rest
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
+def _json(path: Path, _: object = None) -> Iterator[tuple[str, Any]]:
     """The values of a JSON file: those of its array, or one after the other, as lines hold them."""
-    decode, blocks = json.JSONDecoder().raw_decode, _blocks(path)
+    decode = json.JSONDecoder().raw_decode
     text, at, line = "", 0, 1
     in_array: bool | None = None
     closed = False
-    while True:
-        begin, gap = at, _GAP_IN_ARRAY if in_array and not closed else _GAP
-        found = gap.match(text, at)
-        assert found is not None
-        at = found.end()
-        line += text.count("\n", begin, at)
-        if at == len(text):
-            text, at = next(blocks, ""), 0
-            if text:
+    with _open(path) as file:
+        while True:
+            gap = _GAP_IN_ARRAY if in_array and not closed else _GAP
+            found = gap.match(text, at)
+            assert found is not None
+            line, at = line + text.count("\n", at, found.end()), found.end()
+            where = f"{path}, line {line}"
+            if at == len(text):
+                text, at = file.read(_BLOCK), 0
+                if text:
+                    continue
+                if in_array and not closed:
+                    raise DataError("is not JSON (it ends inside the array)", where=where)
+                return
+            if closed:
+                raise DataError("is not JSON (something follows the array)", where=where)
+            if in_array is None and text[at] == "[":
+                in_array, at = True, at + 1
                 continue
-            break
-        where = f"{path}, line {line}"
-        if closed:
-            raise DataError("is not JSON (something follows the array)", where=where)
-        if in_array is None and text[at] == "[":
-            in_array, at = True, at + 1
-            continue
-        in_array = bool(in_array)
-        if in_array and text[at] == "]":
-            closed, at = True, at + 1
-            continue
-        try:
-            value, end = decode(text, at)
-        except json.JSONDecodeError as error:
-            # Only what is cut at the end of the block may become JSON with the next one.
-            cut = error.pos >= len(text) - _UNDECIDED or error.msg.startswith("Unterminated")
-            more = _take(blocks, len(text) - at) if cut else ""
-            if not more:
-                raise DataError(f"is not JSON ({error.msg})", where=where) from None
-            text, at = text[at:] + more, 0
-            continue
-        except RecursionError:
-            raise DataError("is JSON that is nested too deeply", where=where) from None
-        except ValueError as error:  # a number of thousands of digits
-            raise DataError(f"is not JSON ({_first_line(error)})", where=where) from None
-        yield where, value
-        line += text.count("\n", at, end)
-        at = end
-    if in_array and not closed:
-        raise DataError("is not JSON (it ends inside the array)", where=f"{path}, line {line}")
+            in_array = bool(in_array)
+            if in_array and text[at] == "]":
+                closed, at = True, at + 1
+                continue
+            try:
+                value, end = decode(text, at)
+            except json.JSONDecodeError as error:
+                # Only what is cut at the end of the block may become JSON with the next one. Twice
+                # as much each time: long values are not retried too often.
+                cut = error.pos >= len(text) - _UNDECIDED or error.msg.startswith("Unterminated")
+                more = file.read(max(_BLOCK, len(text) - at)) if cut else ""
+                if not more:
+                    raise DataError(f"is not JSON ({error.msg})", where=where) from None
+                text, at = text[at:] + more, 0
+                continue
+            except RecursionError:
+                raise DataError("is JSON that is nested too deeply", where=where) from None
+            except ValueError as error:  # a number of thousands of digits
+                raise DataError(f"is not JSON ({_first_line(error)})", where=where) from None
+            yield where, value
+            line, at = line + text.count("\n", at, end), end
 
 
-def _take(blocks: Iterator[str], characters: int) -> str:
-    """At least so many characters, if there are as many: long values are not retried too often."""
-    taken: list[str] = []
-    while sum(map(len, taken)) < characters and (block := next(blocks, "")):
-        taken.append(block)
-    return "".join(taken)
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+def _csv(path: Path, _: object) -> Iterator[tuple[str, Any]]:
     # The module's default limit is 128 KiB for a field; it can be set for all readers only.
     csv.field_size_limit((1 << 31) - 1)
-    reader = csv.reader(_lines(path), strict=True)
-    try:
-        header = next(reader, [])
-        if "text" not in header:
-            raise DataError(
-                "has no column `text`" + (f"; it has {', '.join(header)}" if header else ""),
-                where=path,
-            )
-        column = header.index("text")
-        for row in reader:
-            if row:
+    with _open(path) as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = next(reader, [])
+            if "text" not in header:
+                has = f"; it has {', '.join(header)}" if header else ""
+                raise DataError(f"has no column `text`{has}", where=path)
+            column = header.index("text")
+            for row in filter(None, reader):
                 fields = {"text": row[column]} if column < len(row) else {}
                 yield f"{path}, line {reader.line_num}", fields
-    except csv.Error as error:
-        where = f"{path}, line {reader.line_num}"
-        raise DataError(f"is not CSV ({error})", where=where) from None
+        except csv.Error as error:
+            where = f"{path}, line {reader.line_num}"
+            raise DataError(f"is not CSV ({error})", where=where) from None
 
 
-def _lines(path: Path) -> Iterator[str]:
-    rest = ""
-    for block in _blocks(path):
-        *lines, rest = (rest + block).split("\n")
-        yield from (line + "\n" for line in lines)
-    if rest:
-        yield rest
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+def _parquet(path: Path, _: object) -> Iterator[tuple[str, Any]]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     where: object = path
+    number = 0
     try:
         with path.open("rb") as raw, ParquetFile(raw) as file:
             names = file.schema_arrow.names
@@ -366,7 +319,6 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
             if not wanted:
                 # Named as for any other document that has neither.
                 document_of(dict.fromkeys(names), path)
-            number = 0
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
                 for row in range(batch.num_rows):
                     number += 1
@@ -387,10 +339,9 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-# By suffix; text files are not made of records.
-_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]] | None] = {
-    ".txt": None,
-    ".md": None,
+_READERS: dict[str, Callable[[Path, int | None], Iterator[tuple[str, Any]]]] = {
+    ".txt": _separated,
+    ".md": _separated,
     ".jsonl": _json,
     ".json": _json,
     ".csv": _csv,

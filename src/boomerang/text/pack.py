@@ -30,8 +30,7 @@ class Document:
     Args:
         tokens: `[n]`, at least one.
         targets: `[n]`, the tokens that are learned.
-        response_only: Whether states are aligned only where a target is predicted, as for
-            conversations; otherwise at all tokens.
+        response_only: Align states only where a target is predicted, as for conversations.
     """
 
     tokens: Tokens
@@ -44,8 +43,8 @@ class Row(NamedTuple):
 
     Attributes:
         tokens: Token ids; padding stands at the end.
-        starts: Where a document, what goes on of one, or the padding begins.
-        targets: The tokens that are learned, from those before them.
+        starts: Where a document, the continuation of one, or the padding begins.
+        targets: The tokens that are learned.
         aligned: Where the states of student and teacher are compared.
         length: The number of real tokens.
     """
@@ -64,15 +63,10 @@ class _Piece(NamedTuple):
 
 
 def packed(documents: Iterable[Document], length: int, padding: int) -> Iterator[Row]:
-    """Several documents a row. Every token is in exactly one row; only the last rows are padded.
+    """Several documents in a row of `length` tokens; every token is in exactly one row.
 
-    That is for texts. Conversations leave padding at the end of rows, and only one that is longer
-    than a row is cut.
-
-    Args:
-        documents: Any number.
-        length: Tokens in a row.
-        padding: The token to pad with.
+    Texts fill all rows but the last. Conversations leave padding at the end of rows, because only
+    one that is longer than a row is cut.
     """
     line: list[_Piece] = []
     room = length
@@ -137,13 +131,8 @@ def _piece(document: Document, begin: int, end: int) -> _Piece:
 
 def _row(pieces: Sequence[_Piece], length: int, padding: int) -> Row:
     used = _size(pieces)
-    row = Row(
-        np.full(length, padding, np.int32),
-        np.zeros(length, np.bool_),
-        np.zeros(length, np.bool_),
-        np.zeros(length, np.bool_),
-        used,
-    )
+    none = np.zeros(length, np.bool_)
+    row = Row(np.full(length, padding, np.int32), none, none.copy(), none.copy(), used)
     begin = 0
     for piece in pieces:
         end = begin + len(piece.tokens)
@@ -156,26 +145,18 @@ def _row(pieces: Sequence[_Piece], length: int, padding: int) -> Row:
 
 
 def interleave(streams: Sequence[Iterator[T]], weights: Sequence[float]) -> Iterator[tuple[int, T]]:
-    """Take from each stream in proportion to its weight, as evenly as whole items allow.
+    """Take from each stream in proportion to its weight; yields the stream's number and the item.
 
-    Nothing is drawn at random: the next item is of the stream that is furthest behind its share
-    (the divisor method of Webster), so that any stretch of the result holds the sources in these
-    proportions. It ends when the stream whose turn it is has no more; what is left of the others is
-    not used, and nothing is repeated.
-
-    Args:
-        streams: At least one.
-        weights: A positive number for each; only their ratios count.
-
-    Yields:
-        The number of the stream and the item.
+    The next item is of the stream that is furthest behind its share (the divisor method of
+    Webster); nothing is drawn at random. It ends when the stream whose turn it is has no more;
+    what is left of the others is not used.
     """
     taken = [0] * len(streams)
     while True:
         turn = min(range(len(streams)), key=lambda i: (taken[i] + 0.5) / weights[i])
-        for item in streams[turn]:
-            taken[turn] += 1
-            yield turn, item
-            break
-        else:
+        try:
+            item = next(streams[turn])
+        except StopIteration:
             return
+        taken[turn] += 1
+        yield turn, item

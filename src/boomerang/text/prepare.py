@@ -8,7 +8,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +34,7 @@ _FORMAT = 1
 
 
 def rows_hash(data: Data, text: str, tokenizer: str, *, reference: bool = False) -> str:
-    """A short hash of everything that decides the rows.
-
-    Args:
-        data: The settings; `held_out` only decides which rows are which.
-        text: Hash of the text.
-        tokenizer: Hash of the tokenizer's files.
-        reference: As for `SourceRows`.
-    """
+    """A short hash of everything that decides the rows: settings, hashes of text and tokenizer."""
     settings = data.model_dump(exclude={"held_out"})
     content = json.dumps([_FORMAT, settings, text, tokenizer, reference], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -77,7 +69,7 @@ class SourceRows:
         self.rows = self.tokens = self.targets = self.largest_token = 0
         self._source, self._data = source, data
         self._tokenizer, self._reference = tokenizer, reference
-        # The place and roles are those of the conversations before the first with a target.
+        # Of the conversations before the first with a target: the first place, all roles.
         self._conversations, self._answered = 0, False
         self._first, self._roles = "", set[str]()
 
@@ -85,12 +77,10 @@ class SourceRows:
         """The rows in order.
 
         Raises:
-            DataError: The source cannot be read, holds something else than text, or only
-                conversations in which the assistant says nothing.
+            DataError: The source cannot be read, or the assistant says nothing in it.
         """
         form, eos = packed if self._data.packing else padded, self._tokenizer.eos_token_id
-        padding = 0 if eos is None else eos
-        for row in form(self._documents(), self._data.sequence_length, padding):
+        for row in form(self._documents(), self._data.sequence_length, eos or 0):
             self.rows += 1
             self.tokens += row.length
             self.targets += int(row.targets.sum())
@@ -99,9 +89,8 @@ class SourceRows:
 
     def _documents(self) -> Iterator[Document]:
         length, most = self._data.sequence_length, self._source.tokens
-        for document in tokenise(
-            self._watched(), self._tokenizer, eos_is_no_target=self._reference
-        ):
+        documents = tokenise(self._watched(), self._tokenizer, eos_is_no_target=self._reference)
+        for document in documents:
             size = len(document.tokens)
             self.documents += 1
             self.read += size
@@ -139,19 +128,9 @@ class SourceRows:
                 fix="name the role that is to be learned assistant",
             )
 
-    def warn(self) -> None:
-        """Warn where few of the tokens are learned."""
-        if self.targets < _FEW * self.tokens:
-            warnings.warn(
-                f"{self.name}: only {self.targets / self.tokens:.2%} of its tokens are learned, "
-                "because the assistant says little in it",
-                BoomerangWarning,
-                stacklevel=3,
-            )
-
 
 def make_rows(data: Data, sources: Sequence[SourceRows]) -> Iterator[Row]:
-    """The rows of all sources, mixed by weight within each phase, with little text in memory."""
+    """The rows of all sources, mixed by weight within each phase."""
     streams = [iter(source) for source in sources]
     for phase in data.phases:
         weights = [data.all_sources[number].weight for number in phase]
@@ -171,9 +150,8 @@ def prepare_rows(
     """Tokenise a text into a directory, unless that was done.
 
     The rows are an Arrow file, which `datasets.Dataset.from_file` opens, with the columns of `Row`.
-    The directory appears when they are complete. Beside them `data.json`: `hash`, the number of
-    `rows`, of `tokens` in them, of `targets` among these and of tokens `cut_off`, the
-    `largest_token`, and the rows of each source.
+    Beside it `data.json` has the counts of `SourceRows`. The directory appears when both are
+    complete.
 
     Args:
         data: Sources, row length and form.
@@ -196,31 +174,35 @@ def prepare_rows(
     names = [source.name for source in sources]
     say(f"Tokenising {'; '.join(names)} into {directory}")
     shutil.rmtree(directory, ignore_errors=True)
+    began = time.monotonic()
+
+    def total(count: str) -> int:
+        return sum(getattr(source, count) for source in sources)
+
+    def words(_: int) -> str:
+        tokens = total("read")
+        speed = tokens / max(time.monotonic() - began, 1e-9)
+        return f"{total('documents'):,} documents, {tokens:,} tokens, {speed:,.0f} tokens/s"
+
     with new_directory(directory) as partial:
-        with _show(sources) as advance:
+        with show_progress("Tokenising", words=words) as advance:
 
             def counted() -> Iterator[Row]:
                 for row in make_rows(data, sources):
                     advance(1)
                     yield row
 
-            number = write_arrow(partial / ROWS, counted(), data.sequence_length)
+            rows = write_arrow(partial / ROWS, counted(), data.sequence_length)
         for source in sources:
             source.check()
-        _check_enough(data, number)
-        targets = sum(source.targets for source in sources)
-        if not targets:
+        _check_enough(data, rows)
+        record: dict[str, Any] = {"hash": content, "rows": rows}
+        record |= {count: total(count) for count in ("tokens", "targets", "cut_off")}
+        record["largest_token"] = max(source.largest_token for source in sources)
+        record["sources"] = [{"name": source.name, "rows": source.rows} for source in sources]
+        if not record["targets"]:
             where = ", ".join(names)
             raise DataError("no token in it is to be predicted", where=where, fix="give more text")
-        record = {
-            "hash": content,
-            "rows": number,
-            "tokens": sum(source.tokens for source in sources),
-            "targets": targets,
-            "largest_token": max(source.largest_token for source in sources),
-            "cut_off": sum(source.cut_off for source in sources),
-            "sources": [{"name": source.name, "rows": source.rows} for source in sources],
-        }
         write_json(partial / RECORD, record)
     for phase in data.phases:
         parts = ", ".join(f"{sources[i].rows:,} rows of {names[i]}" for i in phase)
@@ -229,33 +211,19 @@ def prepare_rows(
         elif len(names) > 1:
             say(f"Made {parts}")
     for source in sources:
-        source.warn()
-    if lost := sum(source.cut_off for source in sources):
-        read = sum(source.read for source in sources)
-        say(f"Cut off {lost:,} of {read:,} tokens, of documents longer than a row")
-
-
-def _show(sources: Sequence[SourceRows]) -> AbstractContextManager[Callable[[int], None]]:
-    began = time.monotonic()
-
-    def words(rows: int) -> str:
-        documents = sum(source.documents for source in sources)
-        tokens = sum(source.read for source in sources)
-        speed = tokens / max(time.monotonic() - began, 1e-9)
-        return f"{documents:,} documents, {tokens:,} tokens, {speed:,.0f} tokens/s"
-
-    return show_progress("Tokenising", words=words)
+        if source.targets < _FEW * source.tokens:
+            warnings.warn(
+                f"{source.name}: only {source.targets / source.tokens:.2%} of its tokens are "
+                "learned, because the assistant says little in it",
+                BoomerangWarning,
+                stacklevel=2,
+            )
+    if lost := record["cut_off"]:
+        say(f"Cut off {lost:,} of {total('read'):,} tokens, of documents longer than a row")
 
 
 def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:
-    """Map the rows that `prepare_rows` made.
-
-    Args:
-        data: The same settings.
-        directory: Where they are.
-
-    Returns:
-        The rows to train on, and the `held_out` last ones, None for none.
+    """Map the rows that `prepare_rows` made: those to train on, and the `held_out` last ones.
 
     Raises:
         DataError: They are not there.
@@ -279,10 +247,6 @@ def largest_token(directory: Path) -> int:
 
 def load_phases(data: Data, directory: Path) -> list[Phase]:
     """The phases of the rows to train on, in their order; none where there is one mix.
-
-    Args:
-        data: The same settings.
-        directory: Where the rows are.
 
     Raises:
         DataError: A phase has no rows.

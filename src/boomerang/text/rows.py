@@ -27,17 +27,16 @@ _BLOCK = 1 << 20
 class Rows(Dataset[dict[str, Tensor]]):
     """Rows of equal length S, each a dict of tensors `[S]`, int64 but for `aligned`.
 
-    `input_ids`; `labels`, unshifted as in transformers (position t holds token t itself, or -100
-    where that token is no target); `position_ids` that start again with each document (packed rows)
-    or `attention_mask` (padded rows); and `aligned`, bool, where alignment leaves out real tokens,
-    or a packed row ends in padding.
+    `input_ids`; `labels`, unshifted, -100 where a token is no target; `position_ids` that restart
+    with each document (packed rows) or `attention_mask` (padded rows); and `aligned`, bool, where
+    alignment leaves out real tokens or a packed row ends in padding.
 
     This class holds arrays in memory; `StoredRows` reads a file.
 
     Args:
         tokens: `[rows, S]`, int32.
-        positions: The place of each token in its document or, for one that began in an earlier row,
-            in the row; `[rows, S]`.
+        positions: The place of each token in its document, or in the row where the document began
+            earlier; `[rows, S]`.
         lengths: For padded rows the number of real tokens, `[rows]`; None for packed rows.
     """
 
@@ -78,12 +77,7 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 class StoredRows(Rows):
-    """Rows of an Arrow file; only the rows in use take memory.
-
-    Args:
-        dataset: A `datasets.Dataset` with the columns of `Row`.
-        packed: Whether `position_ids` separate documents in a row.
-    """
+    """Rows of an Arrow file, a `datasets.Dataset`; only the rows in use take memory."""
 
     def __init__(self, dataset: Any, packed: bool) -> None:
         self._dataset = dataset
@@ -122,12 +116,7 @@ class StoredRows(Rows):
 
 
 def write_arrow(path: Path, rows: Iterable[Row], length: int) -> int:
-    """Write rows to an Arrow file, a column for each field of `Row`; returns their number.
-
-    Args:
-        path: The new file.
-        rows: Held in memory a few at a time.
-        length: Tokens in a row.
+    """Write rows of `length` tokens to an Arrow file, a few at a time; returns their number.
 
     Raises:
         DataError: The library datasets is not installed.
@@ -154,10 +143,9 @@ def write_arrow(path: Path, rows: Iterable[Row], length: int) -> int:
 
 
 def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack rows to a batch `[B, S]`, without `position_ids` that separate nothing.
+    """Stack rows to a batch `[B, S]`; `aligned` is in it if it is in one of the rows.
 
-    Where no document begins inside a row, leaving them out spares the models a mask. A batch has
-    `aligned` if one of its rows has.
+    `position_ids` are left out where no document begins inside a row: models then need no mask.
     """
     if any("aligned" in row for row in rows):
         rows = [row if "aligned" in row else {**row, "aligned": _all_real(row)} for row in rows]
@@ -187,27 +175,17 @@ def _all_real(row: dict[str, Tensor]) -> Tensor:
 
 
 class Phase(NamedTuple):
-    """Rows that stand together in the text, and are seen together.
-
-    Attributes:
-        rows: How many there are.
-        share: Its share of the whole run; the shares of all phases sum to 1.
-    """
+    """A number of rows that are seen together, and their share of the whole run."""
 
     rows: int
     share: float
 
 
 class PhasedSampler(Sampler[int]):
-    """The rows of a whole run, one phase after the other, each phase's in random order.
+    """The `total` rows of a run, one phase after the other, each phase's in random order.
 
-    A phase with fewer rows than its share begins again, in another order. A phase with more rows
-    than its share does not show all of them.
-
-    Args:
-        phases: In their order, which is that of their rows.
-        total: The rows that the run sees.
-        seed: Decides the order.
+    A phase with fewer rows than its share begins again, in another order. Of a phase with more
+    rows some are not seen.
     """
 
     def __init__(self, phases: Sequence[Phase], total: int, seed: int) -> None:

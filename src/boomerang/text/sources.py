@@ -23,15 +23,13 @@ class Source(Section):
 
     Args:
         files: As in `Data`.
-        dataset: The id of a data set on the hub, whose rows have `text` or `messages`. It is
-            streamed: only the part that is used is downloaded.
+        dataset: The id of a data set on the hub, which is streamed.
         name: The data set's configuration, if it has several.
         split: Its split, `train` by default.
         revision: Its branch, tag or commit. Only a commit names the same text for ever.
-        tokens: Stop after the document that reaches this many tokens; by default the source is
-            read to its end.
+        tokens: Stop after the document that reaches this many tokens; None for no limit.
         weight: The share of this source in the rows; see `Data`.
-        phase: When in the run they come, counted from 1; see `Data`.
+        phase: The phase of the run in which the source is used, from 1; see `Data`.
     """
 
     files: Files | None = None
@@ -64,24 +62,16 @@ class Source(Section):
 class Data(Section):
     """The text to train on, given by `files` or by `sources`.
 
-    Several sources are mixed row by row: after any number of rows each source has given its
-    `weight` over the sum of all weights, as evenly as whole rows allow, so that a weight is a share
-    of the tokens (padding counted). The mix ends with the source that runs out first; what is left
-    of the others is not used, and nothing is repeated. So the rows do not depend on the seed; it
-    decides their order in training.
-
-    Sources of several phases are mixed phase by phase, and a run goes through one phase after the
-    other. A phase has the share of the run's rows that its sources' weights have in the sum of all.
+    Several sources are mixed row by row, in proportion to their weights, until one of them runs out
+    (`pack.interleave`). A run goes through one phase after the other. A phase has the share of the
+    run's rows that its sources' weights have in the sum of all.
 
     Args:
-        files: Text, JSON, parquet or CSV files; see `documents.iter_documents`. In a conversation
-            only what the assistant says is learned.
+        files: Text, JSON, parquet or CSV files; see `documents.iter_documents`.
         sources: Files and data sets, to be mixed.
         sequence_length: Tokens in a row, at most as many as the teacher has positions for.
-        packing: Documents one after the other, cut into full rows; a conversation is not cut if it
-            fits a row. Otherwise a document a row, padded, or several rows where it is longer. Not
-            every architecture keeps packed documents apart; one that does not is refused.
-        held_out: Rows at the end of the text that are not trained on but kept for evaluation.
+        packing: Several documents a row, or else one a row, padded; see `pack`.
+        held_out: Rows at the end of the text that are kept for evaluation.
     """
 
     files: Files | None = None
@@ -118,12 +108,10 @@ class Data(Section):
 def read_source(source: Source) -> Iterator[tuple[str, str | Messages]]:
     """The documents of a source in order, each with the place that errors name.
 
-    One is read at a time. A text of more than 1,048,576 characters comes in several pieces; see
-    `iter_documents`.
+    A text of more than 1,048,576 characters comes in several pieces; see `iter_documents`.
 
     Raises:
-        DataError: A file cannot be read, the data set cannot be streamed, or a document has neither
-            `text` nor `messages`.
+        DataError: A file, the data set or a document cannot be read.
     """
     if source.dataset is not None:
         yield from _stream(source)
@@ -136,16 +124,12 @@ def _stream(source: Source) -> Iterator[tuple[str, str | Messages]]:
     datasets = import_datasets()
     place = f"data set {source.described}"
     number = 0
+    split = source.split or "train"
     try:
         records: Any = datasets.load_dataset(
-            source.dataset,
-            source.name,
-            split=source.split or "train",
-            revision=source.revision,
-            streaming=True,
+            source.dataset, source.name, split=split, revision=source.revision, streaming=True
         )
-        for record in records:
-            number += 1
+        for number, record in enumerate(records, 1):
             where = f"{place}, row {number}"
             for piece in in_pieces(document_of(record, where), LONGEST):
                 yield where, piece

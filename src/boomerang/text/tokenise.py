@@ -1,9 +1,8 @@
 """Texts and conversations as tokens, and which of the tokens are the assistant's.
 
-The tokenizer's chat template turns messages into text. Templates with `{% generation %}` mark the
-assistant's words themselves; few have it. For the others the text is compared with that of the
-conversation's beginnings: what follows the prompt for a turn, up to where the turn ends, is said in
-that turn.
+The tokenizer's chat template turns messages into text. A template with `{% generation %}` marks
+the assistant's words itself. For others, the text is compared with that of the conversation up to
+each turn: what follows the prompt for the turn, up to its end, is said in it.
 """
 
 from __future__ import annotations
@@ -36,54 +35,35 @@ def tokenise(
     *,
     eos_is_no_target: bool = False,
 ) -> Iterator[Document]:
-    """Tokens of documents, in their order.
+    """Tokens of documents, each given with the place that errors name, in their order.
 
-    A text is tokenised as for evaluation (it may get a begin-of-sequence token), and its
-    end-of-sequence token is added; all its tokens are targets. A conversation is what the chat
-    template makes of it; what the assistant says is a target.
-
-    Args:
-        documents: Each with the place that errors name.
-        tokenizer: The teacher's.
-        eos_is_no_target: As in the reference, which masks every token that equals the padding
-            token, its end-of-sequence token.
+    A text gets the tokenizer's own special tokens and an end-of-sequence token; all its tokens are
+    targets. Of a conversation, what the assistant says is a target. `eos_is_no_target` is the
+    reference's way: it masks the end-of-sequence token, which is its padding.
 
     Raises:
         DataError: A conversation does not fit the chat template.
     """
-    for batch in _batches(documents):
-        if isinstance(batch, list):
-            yield from _texts(batch, tokenizer, eos_is_no_target)
-            continue
-        where, messages = batch
-        conversation = tokenise_conversation(messages, tokenizer, where)
-        if len(conversation.tokens):
-            yield conversation
-
-
-def _batches(
-    documents: Iterable[tuple[str, str | Messages]],
-) -> Iterator[list[str] | tuple[str, Messages]]:
-    """Texts in batches, conversations one by one."""
     texts: list[str] = []
-    characters = 0
     for where, document in documents:
-        is_text = isinstance(document, str)
         if isinstance(document, str):
             texts.append(document)
-            characters += len(document)
-        if texts and (not is_text or len(texts) == _BATCH or characters >= LONGEST):
-            yield texts
-            texts, characters = [], 0
-        if not isinstance(document, str):
-            yield where, document
-    if texts:
-        yield texts
+            if len(texts) < _BATCH and sum(map(len, texts)) < LONGEST:
+                continue
+        yield from _texts(texts, tokenizer, eos_is_no_target)
+        texts = []
+        if isinstance(document, list):
+            conversation = tokenise_conversation(document, tokenizer, where)
+            if len(conversation.tokens):
+                yield conversation
+    yield from _texts(texts, tokenizer, eos_is_no_target)
 
 
 def _texts(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, eos_is_no_target: bool
 ) -> Iterator[Document]:
+    if not texts:
+        return
     eos = tokenizer.eos_token_id
     # verbose: no warning that a book is longer than the model's context; it gets cut.
     for ids in tokenizer(texts, verbose=False)["input_ids"]:
@@ -100,16 +80,11 @@ def tokenise_conversation(
 ) -> Document:
     """A conversation whose targets are the tokens that the assistant says.
 
-    The token that ends a turn is a target; white space that the template puts after it is none.
-
-    Args:
-        messages: As chat templates take them.
-        tokenizer: With a chat template; it must know which characters a token stands for.
-        where: The place that errors name.
+    The token that ends a turn is a target. White space that the template puts after it is not.
 
     Raises:
-        DataError: The tokenizer cannot do it, the template refuses these messages, or it renders a
-            turn in a way that hides where it begins or ends.
+        DataError: The tokenizer has no chat template or no offsets, the template refuses the
+            messages, or a turn cannot be found in what it renders.
     """
     if tokenizer.chat_template is None:
         raise DataError(
@@ -187,17 +162,10 @@ def _spans(messages: Messages, text: str, tokenizer: PreTrainedTokenizerBase) ->
 def _end_elsewhere(
     text: str, after: str, content: object, tokenizer: PreTrainedTokenizerBase
 ) -> int | None:
-    """Where a turn ends that its template renders in another way when it is the last one.
+    """Where a turn ends in `text`, which begins with it; `after` is the conversation up to its end.
 
-    Templates of reasoning models leave out the thoughts, even empty ones, of all turns but the
-    last, and some put a token at the end of the whole; what is said, and the token that ends a
-    turn, stay the same.
-
-    Args:
-        text: The conversation from the turn on.
-        after: The conversation up to the turn.
-        content: What is said.
-        tokenizer: Says where tokens end.
+    Some templates leave out the thoughts of all turns but the last, or put a token at the end of
+    the whole. What is said, and the token that ends a turn, stay the same.
     """
     said = content.strip() if isinstance(content, str) else ""
     at = after.rfind(said)

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """One call of a model: the tokens it sees and the next tokens it is scored on.
+    """One call of a model: the token ids it sees, and those it is scored on.
 
-    Attributes:
-        inputs: Token ids fed to the model.
-        targets: Token ids scored: target j is predicted at position `start + j`.
+    Target j is predicted at position `start + j`.
     """
 
     inputs: tuple[int, ...]
@@ -27,7 +25,7 @@ class Window:
 
     @property
     def start(self) -> int:
-        """The first position whose prediction is scored; from there on all are."""
+        """The first position whose prediction is scored; all later ones are scored too."""
         return len(self.inputs) - len(self.targets)
 
     @property
@@ -38,12 +36,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Text:
-    """Text ready to be scored by any member of a family.
-
-    Attributes:
-        windows: What to score: every token of the text is the target of exactly one window.
-        num_bytes: UTF-8 bytes of the text.
-    """
+    """Windows, in which every token of a text is a target exactly once, and its UTF-8 bytes."""
 
     windows: tuple[Window, ...]
     num_bytes: int
@@ -69,18 +62,11 @@ def prepare(
     window: int,
     stride: int | None = None,
 ) -> Text:
-    """Documents as windows of tokens, made once for all members.
+    """Documents as windows of tokens, made once for all members; `window`, `stride`: `cut_windows`.
 
-    Every document is preceded by the tokenizer's beginning-of-sequence token or, for lack of one,
-    its end-of-sequence token, and no other special token is added (as lm-evaluation-harness does
-    for rolling log-likelihoods). So the first token of the text is scored too. Without either
-    token it is not, though its bytes are counted.
-
-    Args:
-        documents: Texts.
-        tokenizer: The teacher's tokenizer.
-        window: The most positions a model sees at once.
-        stride: As in `cut_windows`.
+    Before each document stands the tokenizer's beginning-of-sequence token, or else its
+    end-of-sequence token, as in lm-evaluation-harness. So the first token is scored too. Without
+    either token it is not scored, but its bytes count.
 
     Raises:
         DataError: Window or stride out of range, or no document has a token to score.
@@ -105,20 +91,16 @@ def default_stride(window: int) -> int:
 
 
 def cut_windows(tokens: Sequence[int], window: int, stride: int | None = None) -> list[Window]:
-    """Strided windows over one document.
+    """Strided windows over one document, in order; none for fewer than two tokens.
 
-    The first window scores all it can; each later one scores the next `stride` tokens (the last
-    one what is left) with the longest context that fits. Thus every token but the first is scored
-    exactly once, after at least `window - stride` tokens of context where the document has as many.
+    The first window scores all it can. Each later window scores the next `stride` tokens with the
+    longest context that fits. So every token but the first is scored exactly once.
 
     Args:
         tokens: Token ids of a document.
         window: The most positions a model sees at once, at least 1.
-        stride: From 1 (the longest contexts, one call a token) to `window` (the fewest calls);
-            by default half the window.
-
-    Returns:
-        Windows in the order of the text; none for a document of fewer than two tokens.
+        stride: From 1 (the longest contexts) to `window` (the fewest calls); half the window by
+            default.
 
     Raises:
         DataError: Window or stride out of range.
