@@ -127,7 +127,7 @@ def measuring(
     family = Family(teacher, cut(teacher, layers), layers)
     patches = sorted({0, layers.max_patch // 2, layers.max_patch})
     members = [layers.member(patch, FIRST_TO_LAST) for patch in patches]
-    scorer = Scorer.of(family, members, max_length=args.length)
+    scorer = Scorer(family, members, max_length=args.length)
     vocabulary = teacher.config.vocab_size
     rows = torch.randint(0, vocabulary, (args.rows, args.length)).tolist()
     requests = [(row[:1], row[1:]) for row in rows]

@@ -34,7 +34,7 @@ def _score(model: PreTrainedModel, text: Text, batch_size: int | None = None) ->
     count = model.config.num_hidden_layers
     family = Family(model, model, LayerMap(range(count), count))
     longest = max(len(window.inputs) for window in text.windows)
-    scorer = Scorer.of(family, family.layers.members(), max_length=longest, batch_size=batch_size)
+    scorer = Scorer(family, family.layers.members(), max_length=longest, batch_size=batch_size)
     nll = np.full(len(text.windows), np.nan)
     for scored in scorer.run([window.request for window in text.windows]):
         nll[scored.requests] = -scored.log_likelihood[0]

@@ -87,7 +87,7 @@ def check(
     requests: Sequence[Request] = REQUESTS,
     max_length: int = MAX_LENGTH,
 ) -> Scorer:
-    scorer = Scorer.of(family, members, max_length=max_length)
+    scorer = Scorer(family, members, max_length=max_length)
     sums, greedy = together(scorer, requests)
     for index, member in enumerate(members):
         expected, expected_greedy = alone(family.model(member).eval(), requests, max_length)
@@ -128,7 +128,7 @@ def test_greedy_continuations_are_told() -> None:
     prompt = torch.tensor([REQUESTS[0][0]])
     best = model.generate(prompt, max_new_tokens=5, do_sample=False, eos_token_id=None)
     continuation = best[0, prompt.shape[1] :].tolist()
-    scorer = Scorer.of(family, members[1:2], max_length=MAX_LENGTH)
+    scorer = Scorer(family, members[1:2], max_length=MAX_LENGTH)
     wrong = [*continuation[:4], (continuation[4] + 1) % VOCAB]
     context = REQUESTS[0][0]
     _, greedy = together(scorer, [(context, continuation), (context, wrong)])
@@ -163,7 +163,7 @@ def test_states_are_bitwise_those_of_a_whole_pass(name: str, branched: bool) -> 
 
 def test_layers_and_head_run_no_more_often_than_they_must() -> None:
     family, members = tiny_family("qwen3")
-    scorer = Scorer.of(family, members, max_length=MAX_LENGTH, batch_size=3)
+    scorer = Scorer(family, members, max_length=MAX_LENGTH, batch_size=3)
     list(scorer.run(REQUESTS))  # the probe is behind us
     ran: list[int] = []
     read: list[int] = []
@@ -251,7 +251,7 @@ def test_a_window_that_no_config_key_shows_is_found_in_a_long_row() -> None:
     family, members = _family(config)
     context = list(range(3, 40))
     choices = [(context, [i, i + 1, *range(80, 90)]) for i in (40, 50, 60, 70)]
-    scorer = Scorer.of(family, members, max_length=60)
+    scorer = Scorer(family, members, max_length=60)
     expected = [alone(family.model(member).eval(), choices, 60)[0] for member in members]
     # Rows of two branches fit into the window, and a row of four does so no more.
     for count, limit in ((2, 60), (4, 0)):
@@ -306,7 +306,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
     assert large
     assert large[-1] < 3
     assert len(sizes) > 5
-    scorer = Scorer.of(family, members[:2], max_length=MAX_LENGTH, batch_size=8)
+    scorer = Scorer(family, members[:2], max_length=MAX_LENGTH, batch_size=8)
     assert not np.isnan(together(scorer, REQUESTS)[0]).any()
     assert 1 <= scorer.batch_size < 4
     # A single row cannot be made smaller.
@@ -322,8 +322,8 @@ def batch_of(tokens: int) -> Batch:
 
 def test_a_batch_size_counts_rows_and_changes_no_score() -> None:
     family, members = tiny_family("gemma3_text")
-    expected, _ = together(Scorer.of(family, members, max_length=MAX_LENGTH), REQUESTS)
-    scorer = Scorer.of(family, members, max_length=MAX_LENGTH, batch_size=2)
+    expected, _ = together(Scorer(family, members, max_length=MAX_LENGTH), REQUESTS)
+    scorer = Scorer(family, members, max_length=MAX_LENGTH, batch_size=2)
     assert max(len(scored.requests) for scored in scorer.run(REQUESTS[20:24])) == 2
     np.testing.assert_allclose(together(scorer, REQUESTS)[0], expected, atol=1e-4)
 
@@ -361,7 +361,7 @@ def test_half_precision_is_scored_in_single_precision() -> None:
     teacher, student, layers = tiny_pair("llama")
     family = Family(teacher.bfloat16(), student.bfloat16(), layers)
     members = layers.members()
-    scorer = Scorer.of(family, members, max_length=MAX_LENGTH)
+    scorer = Scorer(family, members, max_length=MAX_LENGTH)
     sums, _ = together(scorer, REQUESTS[:8])
     for index, member in enumerate(members):
         expected, _ = alone(family.model(member), REQUESTS[:8])

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from boomerang.errors import ArchitectureError
-from boomerang.models.head import Head, base_model
+from boomerang.models.head import Head
 from tiny_models import ARCHITECTURES, GROUPED, SHAPE, tiny_model
 
 # What comes after the output matrix, or before it, beyond the architectures of `tiny_models`.
@@ -92,7 +92,7 @@ def test_the_head_of_the_final_states_is_the_model_bitwise(kind: str) -> None:
     head = Head(model)
     with torch.no_grad():
         expected = model(ids).logits
-        states = base_model(model)(input_ids=ids, return_dict=True, use_cache=False)[0]
+        states = head.base(input_ids=ids, return_dict=True, use_cache=False)[0]
         assert torch.equal(head(states.flatten(0, 1)), expected.flatten(0, 1))
         with head.repeated({}):
             assert torch.equal(head(states.flatten(0, 1)), expected.flatten(0, 1))

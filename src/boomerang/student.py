@@ -28,8 +28,7 @@ def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
         LayerMapError: `layers` is for another number of layers than the teacher has.
         ConfigError, ArchitectureError: The architecture is not supported.
     """
-    from .models.probe import check_layers_can_move
-    from .models.shell import assemble
+    from .models.shell import assemble, check_layers_can_move
 
     _check_depth(teacher.config.to_dict(), layers)
     sources = [(teacher, i) for i in layers.kept]

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ArchitectureError
 from ..models.modules import layer_stack
-from ..models.probe import check_layers_can_move
-from ..models.shell import assemble
+from ..models.shell import assemble, check_layers_can_move
 from .combination import Combination, Plan
 
 if TYPE_CHECKING:

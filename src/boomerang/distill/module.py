@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArchitectureError
-from ..layers import LayerMap
+from ..layers import LayerMap, Member
 from ..models.modules import find_parts, layer_stack
-from ..models.runner import LAST
+from ..models.runner import LAST, Runner
+from ..models.shell import assemble
 from .fields import refused_as_recipe
-from .live_members import Members
 from .losses import alignment_sum
 from .prediction import Prediction, Targets
 from .recipe import Loss, Part
@@ -160,7 +160,7 @@ class DistillModule(nn.Module):
         for part in freeze:
             for path in getattr(parts, part):
                 student.get_submodule(path).requires_grad_(False)
-        self._members = Members(teacher, student, layers)
+        self._members = _Members(teacher, student, layers)
 
     @property
     def teacher(self) -> PreTrainedModel:
@@ -259,7 +259,7 @@ class DistillModule(nn.Module):
         self, patched: tuple[int, ...], inputs: Mapping[str, Tensor], targets: Targets
     ) -> LossSums:
         runner = self._members.runner(patched)
-        states = runner.run(inputs, ())
+        states = runner.run(inputs)
         _, ce, _ = Prediction(runner.head, targets, self.loss).sums(states[LAST])
         zero = torch.zeros((), device=ce.device)
         return {
@@ -302,9 +302,61 @@ class DistillModule(nn.Module):
         return torch.stack(sums)
 
 
+class _Members:
+    """Members of a family in training, made when they are first needed.
+
+    Unlike a `Family`'s they have no KV cache, so their layers need no index of their own: they are
+    the very modules of teacher and student, with whatever wraps them (sharding, activation
+    checkpointing, compilation).
+    """
+
+    def __init__(
+        self, teacher: PreTrainedModel, student: PreTrainedModel, layers: LayerMap
+    ) -> None:
+        self.layers = layers
+        self.teacher = Runner(teacher)
+        self.student = Runner(student)
+        self._made: dict[tuple[Member, int], Runner] = {}
+
+    def runner(self, patched: tuple[int, ...], enter: int = 0) -> Runner:
+        """The member with these student layers patched, from student layer `enter` on.
+
+        Raises:
+            LayerMapError: A student layer does not exist.
+        """
+        member = Member(self.layers, patched)
+        if not patched:
+            return self.student
+        key = member, self.layers.kept[enter] if enter else 0
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        # Dropout between the layers belongs to the student's training; layers keep their own mode.
+        self._made[key].model.train(self.student.model.training)
+        return self._made[key]
+
+    def _make(self, member: Member, skipped: int) -> Runner:
+        """A member without its first `skipped` layers."""
+        owners = {"teacher": self.teacher.model, "student": self.student.model}
+        layers = [(owners[owner], index) for owner, index in member.sources[skipped:]]
+        first, last = layers[0][0], layers[-1][0]
+        matrix: Any = last.get_output_embeddings()
+        table: Any = first.get_input_embeddings()
+        model = assemble(
+            self.teacher.model,
+            layers,
+            member.teacher_layers[skipped:],
+            embedding=first,
+            head=last,
+            # Tied if they are one matrix, not if they are equal: a new student's embedding still
+            # equals the teacher's head, and soon differs.
+            tied=matrix is not None and matrix.weight is table.weight,
+        )
+        return Runner(model, [layer_stack(owner)[index] for owner, index in layers])
+
+
 def _check_depth(model: PreTrainedModel, expected: int, role: str) -> None:
     found = len(layer_stack(model))
     if found != expected:
         raise ArchitectureError(
-            f"has {found} layers where the kept layers speak of {expected}", where=role
+            f"has {found} layers but the kept layers make it {expected}", where=role
         )

@@ -77,8 +77,8 @@ def split(rows: Sequence[Row], tokens: int, count: int | None) -> tuple[list[Row
 
     Args:
         rows: With and without branches apart, each kind with the longest first.
-        tokens: The most tokens of a call, padding included. A call of a quarter of them takes no
-            row that would be a quarter of padding.
+        tokens: The most tokens of a call, padding included. Once a call has a quarter of them, it
+            takes no row of which a quarter would be padding.
         count: The most rows of a call, whatever their tokens; None for no other bound.
     """
     first, width = rows[0], len(rows[0])
@@ -94,8 +94,8 @@ def split(rows: Sequence[Row], tokens: int, count: int | None) -> tuple[list[Row
 def make_batch(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> Batch:
     """Put rows into tensors.
 
-    Shorter rows are padded on the right, where nothing that is read looks. Rows without branches
-    get no mask, like in lm-evaluation-harness: the model's own is causal.
+    Shorter rows are padded on the right, which no token that is read sees. Rows without branches
+    get no mask, as in lm-evaluation-harness: the model's own is causal.
 
     Args:
         rows: All with branches, or all without.
@@ -103,7 +103,7 @@ def make_batch(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) ->
         dtype: The model's.
     """
     width = max(len(row) for row in rows)
-    # Any token would do; the row's last one is hardly a padding token that models warn of.
+    # Any token would do. The row's last one is rarely a padding token, which models warn about.
     tokens = np.stack([np.pad(row.tokens, (0, width - len(row)), mode="edge") for row in rows])
     inputs = {"input_ids": torch.from_numpy(tokens).to(device)}
     if rows[0].branched:
@@ -128,7 +128,7 @@ def make_batch(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) ->
 
 def _mask(rows: Sequence[Row], width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """0 where query i (second last dimension) sees key j (last), the least number elsewhere."""
-    # Padding sees itself: a softmax over nothing is not a number.
+    # Padding sees itself: a softmax over nothing is NaN.
     padded = [np.pad(row.ends, (0, width - len(row)), constant_values=width) for row in rows]
     ends = torch.from_numpy(np.stack(padded)).to(device)
     index = torch.arange(width, device=device)

@@ -1,7 +1,7 @@
-"""Requests laid out in rows: what several have in common from their start on is there once.
+"""Requests laid out in rows: tokens that several requests begin with are there once.
 
-A row is a prefix tree of token sequences, its tokens listed depth first. So token j is seen by the
-tokens from j up to the end of its own subtree, and by no others: one number for each token makes
+A row is a prefix tree of token sequences, its tokens listed depth first. Token j is seen by the
+tokens from j to the end of its own subtree, and by no others. So one number for each token defines
 the attention mask. A row without branches is plain causal text and needs no mask.
 """
 
@@ -17,7 +17,7 @@ from ..errors import DataError
 
 Ints = NDArray[np.int64]
 Request = tuple[Sequence[int], Sequence[int]]
-"""Token ids of a context, and of the continuation whose log-likelihood is asked for."""
+"""Token ids of a context, and of the continuation whose log-likelihood is wanted."""
 
 # A mask has an entry for each pair of tokens of a row.
 _LONGEST_BRANCHED = 4096
@@ -62,14 +62,14 @@ class Row:
 
     @property
     def branched(self) -> bool:
-        """Whether there are tokens that do not see all before them."""
+        """Whether some token does not see all tokens before it."""
         return bool((self.ends != len(self)).any())
 
 
 def encode(request: Request, max_length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What a model is fed and what it must predict at the last positions of that.
+    """The tokens that a model is fed, and those that it must predict at the last positions.
 
-    The context is cut from the left where both do not fit, as lm-evaluation-harness cuts it.
+    A context that does not fit is cut from the left, as lm-evaluation-harness cuts it.
 
     Args:
         request: Context and continuation, at least a token each.
@@ -91,17 +91,16 @@ def encode(request: Request, max_length: int) -> tuple[tuple[int, ...], tuple[in
 def lay_out(
     requests: Sequence[Request], *, max_length: int, branch_limit: int, width: int
 ) -> list[Row]:
-    """Requests in rows, those that begin alike in one.
+    """Requests in rows; requests that begin alike share a row.
 
-    A request joins the row of those it begins like if that is clearly less work than a row of its
-    own: a layer multiplies about 12 D² times for a token, and 2 D times for a pair of tokens,
-    whether they see each other or a mask keeps them apart.
+    A request joins a row if that is clearly less work than a row of its own. A layer multiplies
+    about 12 D² times for a token, and 2 D times for a pair of tokens, masked or not.
 
     Args:
         requests: What to lay out.
         max_length: As in `encode`.
-        branch_limit: The most positions of a sequence in a row with branches; 0 for no branches,
-            so that a row has several requests only if each is the beginning of the next.
+        branch_limit: The most positions of a sequence in a row with branches. With 0 there are no
+            branches: requests share a row only if each is the beginning of the next.
         width: D, the width of the model.
 
     Raises:
@@ -110,7 +109,7 @@ def lay_out(
     encoded = [encode(request, max_length) for request in requests]
     rows = []
     tree: _Tree | None = None
-    # Sorted, every sequence shares the most with the one before it.
+    # In this order every sequence shares the most tokens with the one before it.
     for index in sorted(range(len(encoded)), key=lambda i: encoded[i][0]):
         tokens, targets = encoded[index]
         if tree is None or not tree.takes(tokens, branch_limit, width):
@@ -137,7 +136,7 @@ class _Tree:
         self._deepest = 0
 
     def takes(self, tokens: tuple[int, ...], branch_limit: int, width: int) -> bool:
-        """Whether a sequence belongs into this row."""
+        """Whether a sequence belongs in this row."""
         shared = self._shared(tokens)
         before, after = len(self._tokens), len(self._tokens) + len(tokens) - shared
         if shared == before:
@@ -147,6 +146,7 @@ class _Tree:
         return fits and extra <= _WORTHWHILE * _work(len(tokens), width)
 
     def add(self, request: int, tokens: tuple[int, ...], targets: tuple[int, ...]) -> None:
+        """Add a sequence: the tokens that a model is fed, and its targets."""
         shared = self._shared(tokens)
         self._close(shared)
         new = range(len(self._tokens), len(self._tokens) + len(tokens) - shared)
@@ -159,6 +159,7 @@ class _Tree:
         self._reads.append(Read(request, places, np.array(targets, dtype=np.int64)))
 
     def row(self) -> Row:
+        """The finished row."""
         self._close(0)
         tokens, positions, ends = (
             np.array(values, dtype=np.int64)
@@ -172,11 +173,11 @@ class _Tree:
         return next((i for i, (a, b) in pairs if a != b), min(len(self._last), len(tokens)))
 
     def _close(self, depth: int) -> None:
-        """End the subtrees of the last sequence's tokens from a depth on."""
+        """End the subtrees of the last sequence's tokens at and below a depth."""
         for place in self._path[depth:]:
             self._ends[place] = len(self._tokens)
 
 
 def _work(tokens: int, width: int) -> int:
-    """A row's work in a layer, in multiplications, but for a factor of 2 D."""
+    """A row's work in a layer, in units of 2 D multiplications."""
     return 6 * width * tokens + tokens * tokens

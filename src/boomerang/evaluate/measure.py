@@ -166,9 +166,10 @@ class _Run:
         asked: Sequence[int],
         advance: Callable[[int], None],
     ) -> None:
+        """Score token requests under several members in one pass."""
         length = items.max_length
         if (members, length) not in self.scorers:
-            self.scorers[members, length] = Scorer.of(
+            self.scorers[members, length] = Scorer(
                 self.family, members, max_length=length, batch_size=self.batch_size
             )
         for scored in self.scorers[members, length].run([items.requests[each] for each in asked]):

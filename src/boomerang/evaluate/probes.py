@@ -1,8 +1,8 @@
-"""What no config says for certain, found out with a few tokens.
+"""Checks of what no config says for certain, with a few tokens.
 
-Whether a model heeds a mask and positions that are given to it (some take positions from where a
-token stands, some have a recurrent state), and whether its layers hand over nothing but what they
-return.
+One is whether a model uses the mask and positions that it is given: some models take positions from
+where a token stands, some have a recurrent state. The other is whether its layers pass on nothing
+but what they return.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .shared_layers import Visit, final_states
 _LENGTH = 8
 _BRANCHES = 4
 
-# Above rounding (also in TF32, where fp32 may mean that), far below what a wrong position or a
-# wrong neighbour does.
+# Above rounding (also in TF32, which fp32 may mean), far below the effect of a wrong position or a
+# wrong neighbour.
 _TOLERANCE_FP32 = 1e-3
 _TOLERANCE = 0.05
 
@@ -31,7 +31,7 @@ _ANY_WIDTH = 1 << 30
 
 
 def branching_row(vocab: int, limit: int) -> Row | None:
-    """A row in which the last branch stands far from where it would alone.
+    """A row of random tokens whose last branch stands far from where it would alone.
 
     Args:
         vocab: The number of token ids.
@@ -55,7 +55,7 @@ def branching_row(vocab: int, limit: int) -> Row | None:
 
 @torch.no_grad()
 def keeps_branches_apart(runner: Runner, row: Row) -> bool:
-    """Whether a row's last branch is predicted as it is alone, to rounding.
+    """Whether a row's last branch gets the logits that it gets alone, up to rounding.
 
     Args:
         runner: The model; one with every kind of layer.
@@ -77,7 +77,7 @@ def keeps_branches_apart(runner: Runner, row: Row) -> bool:
 
 @torch.no_grad()
 def resumes_exactly(runners: Sequence[Runner], visits: Sequence[Visit], limit: int) -> bool:
-    """Whether a model whose first layers are not run but given ends in the same states.
+    """Whether a model whose first layers are given, not run, ends in the same states.
 
     Args:
         runners: The models.
@@ -108,13 +108,16 @@ def _logits(runner: Runner, row: Row) -> Tensor:
 
 
 def _centred(logits: Tensor) -> Tensor:
+    """Logits without the constant that a softmax ignores."""
     return logits - logits.mean(-1, keepdim=True)
 
 
 def _agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two tensors are equal up to the rounding of a model in this dtype."""
     tolerance = _TOLERANCE_FP32 if dtype == torch.float32 else _TOLERANCE
     return bool((found - expected).float().norm() <= tolerance * expected.float().norm())
 
 
 def _tokens(vocab: int, shape: tuple[int, int]) -> Tensor:
+    """Random token ids, the same at each call."""
     return torch.from_numpy(np.random.default_rng(0).integers(vocab, size=shape))

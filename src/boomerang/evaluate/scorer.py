@@ -1,12 +1,12 @@
-"""Log-likelihoods of token requests under many models in one pass.
+"""Log-likelihoods of token requests under many members in one pass.
 
-Nothing is computed twice: a layer runs once for all models that share it and all before it, a token
-once for all requests that begin alike, and the head only where a target is predicted.
+A layer runs once for all members that share it and all layers before it. A token runs once for all
+requests that begin alike. The head runs only where a target is predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Tokens of a call, where no batch size is given. A CPU is busy with few, and their states stay in
-# its caches; an accelerator starts with many and gets fewer when its memory does not suffice.
+# its caches; an accelerator starts with many and gets fewer if they do not fit in its memory.
 _TOKENS_ON_CPU = 1024
 _TOKENS = 1 << 16
 
 _NO_WINDOW = 1 << 62
 
-# Logits in memory at a time, whatever the vocabulary. Accelerators need large products to be busy;
-# on a CPU blocks of 32 MiB and more are given back to the system and cleared again at each use.
+# Logits in memory at a time, whatever the vocabulary. Accelerators need large products to be busy.
+# A CPU's allocator returns blocks of 32 MiB and more to the system, which clears them at each use.
 _LOGITS_ON_CPU = 7 << 20
 _LOGITS = 1 << 27
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Requests that are finished.
+    """The scores of some requests.
 
     Attributes:
         requests: Shape (n,): their indices.
@@ -59,20 +59,18 @@ class Scored:
 
 
 class Scorer:
-    """Scores requests with several models that share leading layers.
+    """Scores requests with several members of a family in one pass.
 
-    Besides the models it needs memory for one batch: the states of some branch
-    points (at most log2 of the number of models, and one along a sequential order), what a single
-    layer needs, and a bounded number of logits.
+    Besides the models it needs memory for one batch: the states at some branch points (at most log2
+    of the number of members, and one along a sequential order), what a single layer needs, and a
+    bounded number of logits.
 
     Args:
-        models: Causal language models in evaluation mode, of one class, with layer modules of
-            their own (as `Family.model` makes them).
-        paths: For each, a key for every layer, equal where two models have the same layer with the
-            same layers before it; pairwise different.
+        family: Teacher and student in memory; neither is changed, nor is its training mode.
+        members: Which members, each once.
         max_length: The most tokens a model is fed.
-        batch_size: Rows in a call of a model, changing no result; by default as many as make a
-            reasonable number of tokens.
+        batch_size: Rows in a call of a model, which changes results by rounding only; by default
+            as many as make a reasonable number of tokens.
 
     Raises:
         ArchitectureError: A model is not a base model with an output matrix.
@@ -80,47 +78,26 @@ class Scorer:
 
     def __init__(
         self,
-        models: Sequence[PreTrainedModel],
-        paths: Sequence[Sequence[Hashable]],
-        *,
-        max_length: int,
-        batch_size: int | None = None,
-    ) -> None:
-        self.models = models
-        self.max_length = max_length
-        self.batch_size = batch_size
-        self._runners = [Runner(model) for model in models]
-        self._visits = _checked_walk(self._runners, paths, max_length)
-        self._largest = max(self._runners, key=lambda runner: runner.num_layers)
-        self._branch_limit = min(max_length, _smallest_window(self._largest.model))
-        self._proven = 0
-        on_cpu = models[0].device.type == "cpu"
-        self._tokens = _TOKENS_ON_CPU if on_cpu else _TOKENS
-
-    @classmethod
-    def of(
-        cls,
         family: Family,
         members: Iterable[Member],
         *,
         max_length: int,
         batch_size: int | None = None,
-    ) -> Scorer:
-        """The scorer of members of a family.
-
-        Args:
-            family: Teacher and student in memory; neither is changed, nor is its training mode.
-            members: Which members, each once.
-            max_length: As for the class, as is what follows.
-            batch_size: Rows in a call of a model.
-        """
+    ) -> None:
         members = list(members)
-        return cls(
-            [family.model(member).eval() for member in members],
-            [member.sources for member in members],
-            max_length=max_length,
-            batch_size=batch_size,
-        )
+        self.models = [family.model(member).eval() for member in members]
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self._runners = [Runner(model) for model in self.models]
+        self._visits = walk([member.sources for member in members])
+        if not resumes_exactly(self._runners, self._visits, max_length):
+            # Layers pass on more than what they return, so every member runs alone.
+            self._visits = tuple(Visit(index) for index in range(len(members)))
+        self._largest = max(self._runners, key=lambda runner: runner.num_layers)
+        self._branch_limit = min(max_length, _smallest_window(self._largest.model))
+        self._proven = 0
+        on_cpu = self.models[0].device.type == "cpu"
+        self._tokens = _TOKENS_ON_CPU if on_cpu else _TOKENS
 
     def run(self, requests: Sequence[Request]) -> Iterator[Scored]:
         """Score requests, the longest first, each for all models at once.
@@ -130,7 +107,7 @@ class Scorer:
                 both do not fit into `max_length`.
 
         Yields:
-            Batches of finished requests, as soon as they are; every request is in one of them.
+            Batches of scores, each as soon as it is computed; every request is in one of them.
 
         Raises:
             DataError: A context or continuation is empty, a continuation is too long, or a token
@@ -151,7 +128,7 @@ class Scorer:
                 scored = None
             # Not inside `except`, where the traceback still holds the failed call's tensors.
             if scored is None:
-                # What follows is no larger, so a size that fits once fits from then on.
+                # Later batches are no larger, so a size that fits once fits from then on.
                 if self.batch_size is None:
                     self._tokens = batch.size // 2
                 else:
@@ -163,33 +140,24 @@ class Scorer:
             pending = rest
 
     def _lay_out(self, requests: Sequence[Request]) -> list[Row]:
-        """Rows in the order of the work: without branches first, then by length."""
-        rows = self._rows(requests)
+        """Requests in rows, in the order of the work: without branches first, then by length."""
+        width = self._largest.model.config.get_text_config().hidden_size
+        lengths = {"max_length": self.max_length, "width": width}
+        rows = lay_out(requests, branch_limit=self._branch_limit, **lengths)
         longest = max((row for row in rows if row.branched), key=len, default=None)
-        if longest is not None and len(longest) > self._proven and not self._proves(longest):
-            self._branch_limit = 0
-            rows = self._rows(requests)
+        if longest is not None and len(longest) > self._proven:
+            self._proven = len(longest)
+            made_up = branching_row(self._largest.head.vocab_size, self._branch_limit)
+            if made_up is None or not all(
+                keeps_branches_apart(self._largest, row) for row in (made_up, longest)
+            ):
+                self._branch_limit = 0
+                rows = lay_out(requests, branch_limit=0, **lengths)
         return sorted(rows, key=lambda row: (row.branched, -len(row)))
-
-    def _proves(self, longest: Row) -> bool:
-        """Whether branches stay apart, also in the longest row there is."""
-        made_up = branching_row(self._largest.head.vocab_size, self._branch_limit)
-        apart = made_up is not None and all(
-            keeps_branches_apart(self._largest, row) for row in (made_up, longest)
-        )
-        self._proven = len(longest)
-        return apart
-
-    def _rows(self, requests: Sequence[Request]) -> list[Row]:
-        return lay_out(
-            requests,
-            max_length=self.max_length,
-            branch_limit=self._branch_limit,
-            width=self._largest.model.config.get_text_config().hidden_size,
-        )
 
     @torch.no_grad()
     def _score(self, batch: Batch) -> Scored:
+        """Run all models on a batch."""
         shape = (len(self.models), len(batch.requests))
         log_likelihood, greedy = np.zeros(shape), np.ones(shape, dtype=bool)
         for index, states in final_states(self._runners, self._visits, batch.inputs):
@@ -203,18 +171,8 @@ class Scorer:
         return Scored(batch.requests, log_likelihood, greedy)
 
 
-def _checked_walk(
-    runners: Sequence[Runner], paths: Sequence[Sequence[Hashable]], max_length: int
-) -> tuple[Visit, ...]:
-    """The walk over the paths, or over each alone where layers hand over more than states."""
-    visits = walk(paths)
-    if resumes_exactly(runners, visits, max_length):
-        return visits
-    return tuple(Visit(index) for index in range(len(paths)))
-
-
 def _smallest_window(model: PreTrainedModel) -> int:
-    """The shortest sliding window of a layer; 0 where the config does not tell of windows."""
+    """The shortest sliding window of a layer; 0 where the config is not understood."""
     try:
         caches = layer_caches(model.config.to_dict())
     except BoomerangError:
@@ -249,10 +207,10 @@ def target_log_probs(
         largest = logits.amax(-1)
         chosen = logits[row, target]
         is_greedy = chosen == largest[row]
-        # Among equals the first is taken; hits are few, and looking for it takes long.
+        # Among equal logits the first counts. Looking for it takes long, and hits are few.
         hits = is_greedy.nonzero()[:, 0]
         is_greedy[hits] = logits[row[hits]].argmax(-1) == target[hits]
-        # In place: other memory of this size would take as long as the product.
+        # In place: allocating memory of this size would take as long as the product.
         total = logits.sub_(largest[:, None]).exp_().sum(-1)
         log_probs.append(chosen - (largest + total.log())[row])
         greedy.append(is_greedy)

@@ -6,7 +6,7 @@ scaling, biases and transforms need no code here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -27,20 +27,14 @@ Sums = Mapping[Tensor, Tensor]
 _FORWARD = "forward"
 
 
-def base_model(model: PreTrainedModel) -> nn.Module:
-    """The child of a model that holds its layers and returns the final hidden states.
-
-    Raises:
-        ArchitectureError: The model is itself a base model.
-    """
-    return model.get_submodule(_path_to_layers(model)[0])
-
-
 class Head:
     """The last part of a model as a function.
 
     Args:
         model: Its parameters must be whole, not sharded, while the head is used.
+
+    Attributes:
+        base: The child of the model that holds its layers and returns the final hidden states.
 
     Raises:
         ArchitectureError: The model has no base model inside, or no output matrix.
@@ -48,8 +42,11 @@ class Head:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self._name = _path_to_layers(model)[0]
-        self.base = base_model(model)
+        # From the base model down to the module with the layer stack.
+        self._path = find_parts(model).layers.split(".")[:-1]
+        if not self._path:
+            raise ArchitectureError("has no base model inside", where=type(model).__name__)
+        self.base = model.get_submodule(self._path[0])
         matrix = model.get_output_embeddings()
         if matrix is None:
             raise ArchitectureError("has no output matrix", where=type(model).__name__)
@@ -70,13 +67,14 @@ class Head:
     def __call__(self, states: Tensor) -> Tensor:
         """Logits `[T, V]` of final hidden states `[T, D]`, as the whole model computes them."""
         tokens = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        name, *inner = self._path
         children = self.model._modules
-        children[self._name] = _Given(self.model, states[None])
+        children[name] = _Given(self.base, inner, states[None])
         try:
             # Not through __call__: a wrapper's hooks belong to the pass through the whole model.
             output = self.model.forward(input_ids=tokens, use_cache=False, return_dict=True)
         finally:
-            children[self._name] = self.base
+            children[name] = self.base
         return output.logits.flatten(0, -2)
 
     @contextmanager
@@ -109,12 +107,11 @@ def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 class _Given(nn.Module):
     """Takes the place of a base model, without its hooks, and returns given states."""
 
-    def __init__(self, model: PreTrainedModel, states: Tensor) -> None:
+    def __init__(self, base: nn.Module, inner: Sequence[str], states: Tensor) -> None:
         super().__init__()
         self._states = states
-        name, *inner = _path_to_layers(model)
         # A list, so that the base model does not become a submodule.
-        self._replaced = [model.get_submodule(name)]
+        self._replaced = [base]
         for name in inner:
             self._replaced.append(self._replaced[-1].get_submodule(name))
 
@@ -139,14 +136,6 @@ class _Output(tuple[Tensor]):
         if name.startswith("__"):
             raise AttributeError(name)
         return None
-
-
-def _path_to_layers(model: PreTrainedModel) -> list[str]:
-    """The names that lead to the module with the layer stack, the base model's first."""
-    names = find_parts(model).layers.split(".")[:-1]
-    if not names:
-        raise ArchitectureError("has no base model inside", where=type(model).__name__)
-    return names
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:

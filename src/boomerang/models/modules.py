@@ -1,9 +1,9 @@
 """Where a live model keeps its embedding, its layers and its head, by structure.
 
 The layer stack is the one `ModuleList` with as many modules as the config has layers, of the
-classes the model itself names as its layers. What comes before and after it is read from the config
-class's pipeline plan (`base_model_pp_plan`, the order of execution) where there is one, and
-otherwise from the order in which the model registers its modules.
+classes that the model names as its layers. The config class's pipeline plan (`base_model_pp_plan`,
+the order of execution) tells what runs before and after the stack. Without a plan, the order in
+which the model registers its modules decides.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def layer_stack(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def max_positions(model_config: PretrainedConfig) -> int | None:
-    """The longest text a live model takes, in tokens, by its config; None for no limit."""
+    """The longest text a model takes, in tokens, by its config; None for no limit."""
     return config.max_positions(model_config.get_text_config().to_dict())
 
 
@@ -57,18 +57,18 @@ def find_parts(model: PreTrainedModel) -> Parts:
     """Tell a model's embedding, layers and head apart.
 
     Raises:
-        ArchitectureError: There is not exactly one layer stack, or modules with tensors whose place
-            before or after it is unknown.
+        ArchitectureError: There is not exactly one layer stack, or it is unknown whether a module
+            with tensors runs before or after it.
     """
     if model not in _KNOWN:
         _KNOWN[model] = _read_parts(model)
     return _KNOWN[model]
 
 
-def know_parts(model: PreTrainedModel, parts: Parts) -> None:
-    """Let `find_parts` answer for a model that was made with these parts, without reading it.
+def set_parts(model: PreTrainedModel, parts: Parts) -> None:
+    """Record the parts of a model for `find_parts`, which then does not read the model.
 
-    Reading calls hooks of sharded modules, and members have the modules of sharded models.
+    Reading calls hooks of sharded modules, and a member may share such modules.
     """
     _KNOWN[model] = parts
 
@@ -78,6 +78,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, Parts] = WeakKeyDictionary()
 
 
 def _read_parts(model: PreTrainedModel) -> Parts:
+    """`find_parts` without the record."""
     stack = _stack_path(model)
     before, after = _outside(model, stack)
     name = type(model).__name__
@@ -90,6 +91,7 @@ def _read_parts(model: PreTrainedModel) -> Parts:
 
 
 def _stack_path(model: PreTrainedModel) -> str:
+    """The path of the layer stack."""
     count = num_layers(model.config.to_dict())
     layer_classes = _layer_classes(model)
     found = [
@@ -109,21 +111,19 @@ def _stack_path(model: PreTrainedModel) -> str:
 
 
 def _layer_classes(model: PreTrainedModel) -> set[str]:
-    """Class names of layers: what must not be split over devices, what records hidden states."""
+    """Class names of layers: classes that devices must not split, or that record hidden states."""
     names: set[str] = set()
     for module in model.modules():
         names.update(getattr(module, "_no_split_modules", None) or ())
         recorded = getattr(type(module), "_can_record_outputs", None) or {}
-        for spec in _as_list(recorded.get("hidden_states")):
+        specs = recorded.get("hidden_states")
+        for spec in specs if isinstance(specs, list) else [specs]:
             names.add(getattr(getattr(spec, "target_class", spec), "__name__", ""))
     return names
 
 
-def _as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
-
-
 def _outside(model: PreTrainedModel, stack: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The paths of the modules with tensors that run before the stack, and of those after it."""
     parent_path, _, stack_name = stack.rpartition(".")
     plan = list(getattr(model.get_submodule(parent_path).config, "base_model_pp_plan", None) or ())
     table, matrix = model.get_input_embeddings(), model.get_output_embeddings()
@@ -158,7 +158,7 @@ def _outside(model: PreTrainedModel, stack: str) -> tuple[tuple[str, ...], tuple
 
 
 def _check_final_norm(model: PreTrainedModel, unsure: list[str], after: list[str]) -> None:
-    """A norm registered before the layers with none after them may well run after them (OPT)."""
+    """Refuse a norm registered before the layers if none is after them: it may run last (OPT)."""
     norms_before, norms_after = (
         [
             path
@@ -170,8 +170,8 @@ def _check_final_norm(model: PreTrainedModel, unsure: list[str], after: list[str
     )
     if norms_before and not norms_after:
         raise ArchitectureError(
-            f"registers {norms_before[0]} before its layers and no norm after them, and has no "
-            "pipeline plan that tells when it runs",
+            f"registers {norms_before[0]} before its layers and no norm after them, and no "
+            "pipeline plan says when it runs",
             where=type(model).__name__,
             fix="this architecture is not supported",
         )
@@ -194,11 +194,13 @@ def _leaves(model: nn.Module, stack: str) -> list[tuple[str, nn.Module]]:
 
 
 def _has_tensors(module: nn.Module) -> bool:
+    """Whether a module saves tensors."""
     # Buffers that are not saved (rotary tables) follow from the config, not from training.
     return bool(module.state_dict(keep_vars=True))
 
 
 def _check_cover(model: PreTrainedModel, stack: str, outside: tuple[str, ...]) -> None:
+    """Refuse a tensor outside all parts, and an output matrix inside the layers."""
     prefixes = tuple(f"{path}." for path in (stack, *outside))
     for name in model.state_dict(keep_vars=True):
         if not name.startswith(prefixes):

@@ -1,9 +1,8 @@
 """New models over the tensors of old ones.
 
-A **shell** of a module is a copy of its object tree (attributes, child modules) that holds the
-very same parameters and buffers. It has its own layer index, config and KV cache, so shells of one
-layer can stand in several models at once, at different positions, without another byte of weight
-memory.
+A **shell** of a module is a copy of its object tree (attributes, child modules) that holds the same
+parameters and buffers. It has its own layer index, config and KV cache. So shells of one layer can
+be in several models at once, at different positions, and take no memory for weights.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import nn
 
 from ..errors import ArchitectureError
 from .config import member_config
-from .modules import find_parts, know_parts, layer_stack
+from .modules import find_parts, layer_stack, set_parts
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -65,19 +64,18 @@ def assemble(
     """A model of the skeleton's class made of other models' parts, sharing all their tensors.
 
     Args:
-        skeleton: Gives the class, the config and everything that is no part (rotary tables).
+        skeleton: Gives the class, the config and modules outside all parts (rotary tables).
         layers: For each layer of the new model, the model it comes from and its index there;
             gradients flow to that model's own parameters.
-        teacher_layers: For each of them, the layer of the skeleton's config it corresponds to,
-            increasing; decides on the per-layer entries of the new config.
+        teacher_layers: For each of them, the layer of the skeleton whose entries in the config it
+            gets, increasing.
         embedding: The model whose embedding is used.
         head: The model whose final norm and head are used.
-        tied: Whether the new model's head and embedding are one matrix; by default exactly when
-            they are bitwise equal now, which `is_tied` tells.
+        tied: Whether the new model's head and embedding are one matrix; by default `is_tied`.
 
     Returns:
-        A new model in the skeleton's training mode. Neither it nor its config shares mutable state
-        with the arguments, the tensors apart.
+        A new model in the skeleton's training mode. It shares tensors with the arguments, and no
+        other mutable state.
 
     Raises:
         ConfigError: The config cannot be carried over to these layers.
@@ -97,17 +95,18 @@ def assemble(
         for position, (owner, index) in enumerate(layers)
     )
     _set_module(model, parts.layers, stack)
-    know_parts(model, parts)
-    _own_generation_config(model)
+    set_parts(model, parts)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config = copy.deepcopy(model.generation_config)
     _record_ties(model, tied)
-    # Every shell has its own flag: the owners may well be in different modes.
+    # The owners may be in different modes.
     return model.train(skeleton.training)
 
 
 def is_tied(embedding: PreTrainedModel, head: PreTrainedModel) -> bool:
     """Whether one model's embedding and another's output matrix are bitwise equal.
 
-    Classes that know no tying are never tied.
+    False for classes without tied weights.
     """
     matrix: Any = head.get_output_embeddings()
     table: Any = embedding.get_input_embeddings()
@@ -122,11 +121,51 @@ def same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
         return True
     if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device or a.is_meta:
         return False
-    # Different matrices differ in their first rows: no need to read the rest.
+    # Different matrices usually differ in their first row.
     return torch.equal(a[:1], b[:1]) and torch.equal(a, b)
 
 
+def check_layers_can_move(member: PreTrainedModel) -> None:
+    """Refuse layers that depend on their index in a way that no config key shows.
+
+    Examples are a constant computed from the depth, and two cache entries a layer. In memory a
+    shell keeps such constants, so the member would change when it is saved and loaded. The member's
+    layers are compared with those of a fresh model of its own config, which has no storage. Modules
+    of another class than the fresh ones (quantised, wrapped by adapters) are passed over.
+
+    Args:
+        member: A model made by `assemble`, with fewer layers than its teacher.
+
+    Raises:
+        ArchitectureError: A layer has an attribute that depends on its position.
+    """
+    with torch.device("meta"):
+        fresh = layer_stack(type(member)(member.config))
+    for i, (layer, other) in enumerate(zip(layer_stack(member), fresh, strict=True)):
+        others: dict[str, nn.Module] = dict(other.named_modules())
+        for path, module in layer.named_modules():
+            twin = others.get(path)
+            if twin is not None and type(module) is type(twin):
+                _check_same_constants(module, twin, f"layer {i}" + (f", {path}" if path else ""))
+
+
+def _check_same_constants(module: nn.Module, fresh: nn.Module, where: str) -> None:
+    """Refuse a module with a number, text or tuple that a fresh one has otherwise."""
+    for name, value in vars(module).items():
+        is_state = name in _OF_ANY_MODULE or name == "gradient_checkpointing"
+        if is_state or name.startswith("_") or not isinstance(value, int | float | str | tuple):
+            continue
+        if vars(fresh).get(name) != value:
+            raise ArchitectureError(
+                f"{name} is {value} and would be {vars(fresh).get(name)} after saving and loading: "
+                "it depends on the layer's position",
+                where=where,
+                fix="this architecture is not supported",
+            )
+
+
 def _part(owner: PreTrainedModel, path: str) -> nn.Module:
+    """The module of a model at a path."""
     try:
         return owner.get_submodule(path)
     except AttributeError:
@@ -139,7 +178,7 @@ def _new_configs(
     tied: bool,
     owners: Iterable[PreTrainedModel],
 ) -> dict[int, PretrainedConfig]:
-    """The new config and its text part, by the identity of the configs they stand in for."""
+    """The new config and its text part, by the `id` of each config that they replace."""
     new = copy.deepcopy(skeleton.config)
     before = skeleton.config.to_dict()
     _set_changed(new, before, member_config(before, teacher_layers, tied=tied))
@@ -151,10 +190,11 @@ def _new_configs(
 def _set_changed(
     config: PretrainedConfig, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> None:
+    """Set the keys of a config that differ, in its sub-configs too."""
     nested = {k: v for k, v in after.items() if isinstance(v, dict) and k in config.sub_configs}
     flat = {k: v for k, v in after.items() if k not in nested and before.get(k) != v}
     for key, value in flat.items():
-        # Some classes offer the flag for reading only, and keep the one that counts further down.
+        # Some classes only show the flag here, and keep the one that counts in a sub-config.
         setattr(config, key, value)
     for key, value in nested.items():
         _set_changed(getattr(config, key), before[key], value)
@@ -167,6 +207,7 @@ def _shell(
     position: int | None = None,
     leave_out: nn.Module | None = None,
 ) -> ModuleT:
+    """A shell of a module and its children, apart from `leave_out`, with new configs and index."""
     # Not the class's own __new__: that of sharded modules (FSDP2) calls the constructor.
     new = object.__new__(module.__class__)
     state = new.__dict__
@@ -194,7 +235,7 @@ def _shell(
 
 
 def _rebound(value: Any, old: nn.Module, new: nn.Module) -> Any:
-    """A wrapper of the module's own forward (accelerate's device hooks) must call the new one."""
+    """A wrapper of a module's forward (accelerate's device hooks) that calls the new module."""
     if isinstance(value, types.MethodType):
         return types.MethodType(value.__func__, new) if value.__self__ is old else value
     if any(arg is old for arg in value.args):
@@ -205,17 +246,13 @@ def _rebound(value: Any, old: nn.Module, new: nn.Module) -> Any:
 
 
 def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module in the place of the one at a path."""
     parent, _, name = path.rpartition(".")
     model.get_submodule(parent)._modules[name] = module
 
 
-def _own_generation_config(model: PreTrainedModel) -> None:
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config = copy.deepcopy(model.generation_config)
-
-
 def _record_ties(model: PreTrainedModel, tied: bool) -> None:
-    """Tie what is tied, and let transformers' own record of it say so."""
+    """Tie embedding and output matrix, and set transformers' own record of tied weights."""
     if tied:
         matrix: Any = model.get_output_embeddings()
         table: Any = model.get_input_embeddings()
