@@ -12,7 +12,7 @@ import pytest
 from boomerang import LayerMap
 from boomerang.checkpoint.agreement import layer_settings
 from boomerang.checkpoint.directory import Checkpoint
-from boomerang.checkpoint.member_plan import Pair
+from boomerang.checkpoint.member_files import FamilyFiles
 from boomerang.errors import ArchitectureError
 from boomerang.models.config import Config, member_config
 from disk import save_pair
@@ -40,7 +40,7 @@ def agree(tmp_path: Path, name: str, teacher: Config, student: Config) -> None:
         replace(one, config={k: v for k, v in (one.config | more).items() if v is not ...})
         for one, more in zip(both, (teacher, student), strict=True)
     ]
-    Pair(changed[0], changed[1], LAYERS)
+    FamilyFiles(changed[0], changed[1], LAYERS)
 
 
 TYPES = ["sliding_attention", "full_attention"] * 3 + ["sliding_attention"]

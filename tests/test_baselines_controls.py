@@ -12,6 +12,7 @@ from boomerang import Family, LayerMap, init_student
 from boomerang.baselines.naive import cut_hash, evaluate_naive, naive_family
 from boomerang.baselines.random import evaluate_random
 from boomerang.checkpoint.loading import load_model
+from boomerang.checkpoint.sources import Sources
 from boomerang.evaluate.results import Row, read_results
 from boomerang.hashing import content_hash
 from boomerang.text.documents import read_documents
@@ -35,7 +36,7 @@ def test_naive_and_random_share_one_output(tmp_path: Path, stories: Path, text: 
     out = tmp_path / "out"
     control = init_student(stories, tmp_path / "control", LAYERS, random=True)
     naive = evaluate_naive(stories, LAYERS, out, texts=[text], **SETTINGS)
-    random = evaluate_random(stories, control, out, texts=[text], **SETTINGS)
+    random = evaluate_random(Sources.open(stories, control), out, texts=[text], **SETTINGS)
     assert read_results(out) == naive + random
     assert {row.series for row in naive} == {"naive"}
     assert {row.series for row in random} == {"random"}

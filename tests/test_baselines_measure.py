@@ -57,9 +57,10 @@ def bench(stories: Path, student: Path) -> Bench:
 
 
 def _models(bench: Bench, text: Path, method: Any = shortgpt_models) -> list[Standalone]:
-    calibration = calibration_text([text], bench.tokenizer, bench.model)
+    teacher = bench.sources.teacher
+    calibration = calibration_text([text], teacher.tokenizer, bench.model)
     sizes = bench.sizes()
-    return method(bench.model, calibration, sizes, teacher_hash=bench.teacher_hash, cache=Cache())
+    return method(bench.model, calibration, sizes, teacher_hash=teacher.content_hash, cache=Cache())
 
 
 def _perplexities(rows: list[Row]) -> list[float]:
@@ -141,25 +142,25 @@ def test_saved_models_are_plain_checkpoints(
     tmp_path: Path, stories: Path, bench: Bench, text: Path
 ) -> None:
     model = _models(bench, text, laco_models)[0]
-    where: dict[str, Any] = {"teacher": stories, "teacher_hash": bench.teacher_hash}
-    target = save_model(model, tmp_path / "saved", **where)
+    teacher = bench.sources.teacher
+    target = save_model(model, tmp_path / "saved", teacher)
     assert target.name == "stories260K-laco-3L"
     tokens = torch.arange(5, 25)[None]
     loaded = AutoModelForCausalLM.from_pretrained(target)
     with torch.no_grad():
         torch.testing.assert_close(loaded(tokens).logits, model.build()(tokens).logits)
-    assert AutoTokenizer.from_pretrained(target).get_vocab() == bench.tokenizer.get_vocab()
+    assert AutoTokenizer.from_pretrained(target).get_vocab() == teacher.tokenizer.get_vocab()
     record = json.loads((target / "baseline.json").read_text())
     assert record["hash"] == model.hash and record["method"] == "laco"
     assert len(record["layers"]) == 3 and "threshold" in record["settings"]
     assert "2402.11187" in (target / "README.md").read_text()
     # The same again is left alone, another is refused.
     before = (target / "model.safetensors").stat().st_mtime_ns
-    assert save_model(model, tmp_path / "saved", **where) == target
+    assert save_model(model, tmp_path / "saved", teacher) == target
     assert (target / "model.safetensors").stat().st_mtime_ns == before
     other = Standalone("laco", 3, "other", lambda: combine(bench.model, keep([0, 1, 2])))
     with pytest.raises(OutputError, match="is not empty"):
-        save_model(other, tmp_path / "saved", **where)
+        save_model(other, tmp_path / "saved", teacher)
 
 
 def test_a_model_with_another_tokenizer_is_compared_by_bytes_alone(
@@ -254,9 +255,9 @@ def test_a_recipe_of_another_teacher_is_refused(
             f"{{teacher: {teacher}, keep: [0, 4], out: x, "
             "data: {files: [a.txt], sequence_length: 8}}"
         )
-    check_teacher(tmp_path / f"{stories.name}.yaml", bench.teacher_hash)
+    check_teacher(tmp_path / f"{stories.name}.yaml", bench.sources.teacher)
     with pytest.raises(RecipeError, match="distils another teacher"):
-        check_teacher(tmp_path / f"{student.name}.yaml", bench.teacher_hash)
+        check_teacher(tmp_path / f"{student.name}.yaml", bench.sources.teacher)
 
 
 def test_distilled_students_are_measured_and_go_on(

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import boomerang
 from boomerang.checkpoint.header import Tensor, read_header
-from boomerang.checkpoint.member_plan import Item
+from boomerang.checkpoint.member_files import Item
 from boomerang.checkpoint.output import new_directory
 from boomerang.checkpoint.student_config import write_student_config
 from boomerang.checkpoint.write import header

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import boomerang
-from boomerang.checkpoint.sources import FamilyOnDisk
+from boomerang.checkpoint.sources import Sources
 from boomerang.sizing import member_sizes
 from boomerang.verify import verify
 from dialects import DIALECTS, KEPT, NUM_LAYERS, write_teacher
@@ -23,8 +23,8 @@ def check_family(teacher: Path, student: Path, out: Path) -> None:
             assert (student / path.name).read_bytes() == path.read_bytes(), path.name
     config, ours = (json.loads((p / "config.json").read_text()) for p in (teacher, student))
     assert config.keys() <= ours.keys()
-    family = FamilyOnDisk.open(teacher, student)
-    sizes = member_sizes(family.pair, family.members())
+    family = Sources.open(teacher, student)
+    sizes = member_sizes(family, family.members())
     assert [size.member.num_layers for size in sizes] == [3, 4, 5]
     boomerang.build(teacher, student, out, patch=1)
     result = verify(out)

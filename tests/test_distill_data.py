@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 
 from boomerang import progress
 from boomerang.checkpoint.loading import load_tokenizer
+from boomerang.checkpoint.sources import Source, Sources
 from boomerang.distill.inputs import Inputs
 from boomerang.distill.losses import IGNORED
 from boomerang.distill.recipe import Data, Recipe
 from boomerang.errors import DataError, RecipeError
-from boomerang.layers import LayerMap
+from boomerang.layers import LAST_TO_FIRST, LayerMap
 from boomerang.text.documents import SEPARATOR, read_documents
 from boomerang.text.prepare import load_rows, prepare_rows, rows_hash
 from boomerang.text.rows import Rows, collate, count_tokens
@@ -250,7 +251,9 @@ def test_rows_are_known_by_text_tokenizer_and_settings(
 ) -> None:
     def hashes() -> list[str]:
         data = Data(files=[text], sequence_length=8)
-        inputs = Inputs(teacher, None, LayerMap((0,), 1), data)
+        inputs = Inputs(
+            Sources(Source(str(teacher), teacher), None, LayerMap((0,), 1), LAST_TO_FIRST), data
+        )
         found = [rows_hash(data, inputs.text_hash, inputs.tokenizer_hash)]
         for changed in ({"sequence_length": 9}, {"packing": False}, {"held_out": 3}):
             other = data.model_copy(update=changed)

@@ -331,13 +331,13 @@ def test_a_student_must_fit_the_teacher_and_the_recipe(
     def find(**changes: Any) -> Inputs:
         return Inputs.find(Recipe.parse(content | changes).resolved(LLAMA))
 
-    assert find().layers == layers
+    assert find().sources.layers == layers
     with pytest.raises(RecipeError, match=r"^evaluate\.members: patch is 4; .* 0 to 2$"):
         find(evaluate={"members": [4]})
     with pytest.raises(RecipeError, match=r"^order: .* student layers 0 to 2"):
         find(order=[1, 0])
     write_student_config(Path(student), boomerang.LayerMap((0, 2), 4))
-    with pytest.raises(RecipeError, match=r"^student: was cut from 4 layers .* has 5$"):
+    with pytest.raises(LayerMapError, match=r"teacher has 5 layers and the kept layers make it 4$"):
         find()
 
 
@@ -352,15 +352,16 @@ def test_a_student_that_does_not_say_its_layers_has_them_in_the_recipe(
     def find(**changes: Any) -> Inputs:
         return Inputs.find(Recipe.parse(content | changes).resolved(LLAMA))
 
-    assert find(keep=keep).layers == layers
+    assert find(keep=keep).sources.layers == layers
     with pytest.raises(LayerMapError, match=r"student_config\.json: says that the student keeps"):
         find(keep=[0, 1, 4])
     (student / "student_config.json").unlink()
     found = find(keep=keep)
-    assert (found.layers, found.student) == (layers, student)
+    assert found.sources.layers == layers
+    assert found.sources.directories[1] == student
     with pytest.raises(CheckpointError, match=r"bitwise those of teacher layers .* give --keep"):
         find()
-    with pytest.raises(RecipeError, match=r"^student: has 3 layers and the kept layers make it 2$"):
+    with pytest.raises(LayerMapError, match=r"student has 3 layers and the kept layers make it 2$"):
         find(keep=[0, 2])
 
 
@@ -477,12 +478,12 @@ def test_the_student_is_cut_from_unrounded_weights(content: dict[str, Any]) -> N
     """Also where the teacher runs in bf16; and a teacher of its own dtype is loaded only once."""
     recipe = Recipe.parse(content).resolved(LLAMA)
     inputs = Inputs.find(recipe)
-    assert inputs.layers.kept == (0, 2, 4)
-    whole = load_model(inputs.teacher, dtype=torch.float32)
+    assert inputs.sources.layers.kept == (0, 2, 4)
+    whole = load_model(inputs.sources.teacher.directory, dtype=torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
-        teacher = load_model(inputs.teacher, dtype=dtype)
-        student = _student(recipe, inputs, teacher)
-        expected = cut(whole, inputs.layers).state_dict()
+        teacher = load_model(inputs.sources.teacher.directory, dtype=dtype)
+        student = _student(recipe, inputs.sources, teacher)
+        expected = cut(whole, inputs.sources.layers).state_dict()
         for name, value in student.state_dict().items():
             assert torch.equal(value, expected[name])
         shared = {parameter.data_ptr() for parameter in teacher.parameters()}

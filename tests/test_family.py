@@ -271,7 +271,8 @@ def test_attention_scaled_by_depth_is_refused() -> None:
 def test_a_directory_without_a_plan_or_weights_is_refused(tmp_path: Path, stories: Path) -> None:
     with pytest.raises(CheckpointError, match=r"student_config\.json"):
         Family.from_pretrained(stories, stories)
-    (tmp_path / "config.json").write_bytes((stories / "config.json").read_bytes())
+    config = json.loads((stories / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
     (tmp_path / "student_config.json").write_text(
         '{"pruned_teacher_layers": [1, 3], "copied_teacher_layers": [0, 2, 4]}'

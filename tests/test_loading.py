@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import boomerang
-from boomerang.checkpoint.blueprint import open_teacher
 from boomerang.checkpoint.directory import Checkpoint
 from boomerang.checkpoint.loading import continuation, load_model, load_tokenizer
 from boomerang.checkpoint.resolve import resolve
+from boomerang.checkpoint.sources import Source
 from boomerang.errors import ArchitectureError, CheckpointError
 from boomerang.verify import verify
 from disk import save_pair
@@ -99,7 +99,7 @@ def test_a_quantisation_that_stands_in_a_file_of_its_own_is_seen(tmp_path: Path)
     assert Checkpoint.open(teacher).is_quantised
     (teacher / "model.safetensors").unlink()
     with pytest.raises(ArchitectureError, match="is of a quantised model"):
-        open_teacher(teacher)
+        _ = Source.open(teacher, weights=False).checkpoint
 
 
 @pytest.mark.parametrize("value", ["512", [512]])

@@ -19,8 +19,8 @@ import boomerang
 from boomerang.baselines.bench import Bench
 from boomerang.checkpoint.directory import Checkpoint
 from boomerang.checkpoint.known_pairs import KNOWN_PAIRS, hub_id
-from boomerang.checkpoint.pairing import pair_up
 from boomerang.checkpoint.proposal import propose
+from boomerang.checkpoint.sources import Sources
 from boomerang.cli import app
 from boomerang.errors import ArchitectureError, BoomerangError, CheckpointError, LayerMapError
 from boomerang.verify import verify
@@ -54,7 +54,7 @@ def change(directory: Path, edit: Callable[[str, torch.Tensor], torch.Tensor]) -
 
 def test_keep_wins_over_nothing_else(pair: Paths, tmp_path: Path) -> None:
     """It may repeat what the student says, and not contradict it."""
-    assert pair_up(*pair, KEPT).layers.kept == KEPT
+    assert Sources.open(*pair, keep=KEPT).layers.kept == KEPT
     write_tokenizer(pair[0])
     text = tmp_path / "text.txt"
     text.write_text("one two three")
@@ -118,12 +118,12 @@ def in_cache(silent: Paths, cache: Path, *names: str) -> list[Path]:
 def test_a_known_pair_needs_no_list(known: Any, silent: Paths, tmp_path: Path) -> None:
     teacher, student = in_cache(silent, tmp_path, known.teacher, known.student)
     assert (hub_id(teacher), hub_id(student)) == (known.teacher, known.student)
-    assert pair_up(teacher, student).layers.kept == known.kept
+    assert Sources.open(teacher, student).layers.kept == known.kept
     assert known.source
     with pytest.raises(CheckpointError, match="no known pair's student"):
-        pair_up(silent[0], student)
+        Sources.open(silent[0], student)
     # What the user says is what the user means.
-    assert pair_up(teacher, student, range(6)).layers.kept == tuple(range(6))
+    assert Sources.open(teacher, student, keep=range(6)).layers.kept == tuple(range(6))
 
 
 # What is proposed.
@@ -153,7 +153,7 @@ def test_untrained_layers_are_told_for_certain(pair: Paths) -> None:
     change(pair[1], edit)
     (pair[1] / "student_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"are bitwise those of teacher layers 0,1,3,5; if"):
-        pair_up(*pair)
+        Sources.open(*pair)
 
 
 def test_random_layers_are_no_answer(pair: Paths) -> None:
@@ -161,7 +161,7 @@ def test_random_layers_are_no_answer(pair: Paths) -> None:
     change(pair[1], lambda _, tensor: 0.2 * torch.randn(tensor.shape))
     (pair[1] / "student_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"no clear answer\); say which .* --keep 0,2,4$"):
-        pair_up(*pair)
+        Sources.open(*pair)
 
 
 def test_the_margin_is_that_of_the_least_certain_layer(pair: Paths) -> None:
@@ -189,11 +189,11 @@ def test_what_cannot_be_compared_is_not_proposed(pair: Paths, tmp_path: Path) ->
     for student in (other, tmp_path / "empty"):
         student.mkdir(exist_ok=True)
         with pytest.raises(CheckpointError, match=r"say which .* such as --keep 0,2,4$"):
-            pair_up(pair[0], student)
+            Sources.open(pair[0], student)
     # Deeper than its teacher.
     with pytest.raises(CheckpointError, match="say which"):
         (pair[1] / "student_config.json").unlink()
-        pair_up(pair[1], pair[0])
+        Sources.open(pair[1], pair[0])
 
 
 # Tokenizers.
@@ -231,7 +231,7 @@ def test_other_tokenizers_are_refused(
     shutil.copytree(silent[1], student)
     tokenizer(edit, student / "tokenizer.json")
     with pytest.raises(ArchitectureError, match=message):
-        pair_up(silent[0], student, PAIRS["gpt2"].kept)
+        Sources.open(silent[0], student, keep=PAIRS["gpt2"].kept)
 
 
 def test_what_leaves_numbers_alone_may_differ(silent: Paths, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_what_leaves_numbers_alone_may_differ(silent: Paths, tmp_path: Path) -> 
     student = tmp_path / "student"
     shutil.copytree(silent[1], student)
     tokenizer(edit, student / "tokenizer.json")
-    pair_up(silent[0], student, PAIRS["gpt2"].kept)
+    Sources.open(silent[0], student, keep=PAIRS["gpt2"].kept)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_what_is_no_tokenizer_is_refused(content: str, silent: Paths, tmp_path: 
     shutil.copytree(silent[1], student)
     (student / "tokenizer.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"student/tokenizer.json: .* JSON of a tokenizer$"):
-        pair_up(silent[0], student, PAIRS["gpt2"].kept)
+        Sources.open(silent[0], student, keep=PAIRS["gpt2"].kept)
 
 
 def test_other_vocabularies_are_refused(silent: Paths, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_shards_of_a_silent_student(silent: Paths, tmp_path: Path) -> None:
     (student / "model.safetensors").unlink()
     write_shards(student, tensors)
     with pytest.raises(CheckpointError, match="give --keep 0,2,4,7,9,11"):
-        pair_up(silent[0], student)
+        Sources.open(silent[0], student)
     (student / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="such as --keep"):
-        pair_up(silent[0], student)
+        Sources.open(silent[0], student)

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import boomerang
 from boomerang.checkpoint.convert import converter
-from boomerang.checkpoint.sources import FamilyOnDisk
+from boomerang.checkpoint.sources import Sources
 from boomerang.errors import ArchitectureError, BoomerangError, CheckpointError, LayerMapError
 from boomerang.models.names import read_layout
 from boomerang.verify import verify
@@ -410,10 +410,10 @@ def test_a_plan_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
             json.dumps({"copied_teacher_layers": kept, "pruned_teacher_layers": pruned})
         )
         with pytest.raises(LayerMapError, match="layers"):
-            FamilyOnDisk.open(teacher, student)
+            _ = Sources.open(teacher, student).files
     plan.unlink()
     with pytest.raises(CheckpointError, match=r"student_config\.json"):
-        FamilyOnDisk.open(teacher, student)
+        _ = Sources.open(teacher, student).files
 
 
 @pytest.mark.parametrize("damage", ["missing", "renamed", "reshaped", "retyped"])
@@ -437,7 +437,7 @@ def test_a_damaged_layer_is_found_beside_its_siblings(
             weights[name] = tensor.to(torch.int8)
         save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=f"layer {layer} differs from every layer of its"):
-        FamilyOnDisk.open(teacher, student)
+        _ = Sources.open(teacher, student).files
 
 
 def test_a_student_with_other_rotary_settings_is_refused(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_a_student_with_other_rotary_settings_is_refused(tmp_path: Path) -> None
     config["rope_parameters"]["rope_theta"] = 5.0
     (student / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArchitectureError, match=r"rope_theta is 5\.0"):
-        FamilyOnDisk.open(teacher, student)
+        _ = Sources.open(teacher, student).files
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])

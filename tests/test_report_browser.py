@@ -20,7 +20,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from boomerang.checkpoint.sources import FamilyOnDisk
+from boomerang.checkpoint.sources import Sources
 from boomerang.evaluate.provenance import write_provenance
 from boomerang.layers import FIRST_TO_LAST, LAST_TO_FIRST
 from boomerang.report.write import write_report
@@ -60,13 +60,13 @@ def browser() -> Iterator[Chrome]:
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> FamilyOnDisk:
+def family(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     # Half its layers have a sliding window of 8 tokens, so that context changes what fits.
-    return FamilyOnDisk.open(*save_pair(tmp_path_factory.mktemp("pair's place"), "qwen2"))
+    return Sources.open(*save_pair(tmp_path_factory.mktemp("pair's place"), "qwen2"))
 
 
 @pytest.fixture(scope="module")
-def report(family: FamilyOnDisk, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(family: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two orders, a baseline, two tasks and a mean, and a model from elsewhere."""
     layers = family.layers
     rows = []
@@ -78,7 +78,7 @@ def report(family: FamilyOnDisk, tmp_path_factory: pytest.TempPathFactory) -> Pa
     rows += text_rows("naive", [90.0, 60.0, 40.0, 17.0], layers=layers)
     directory = tmp_path_factory.mktemp("report")
     results = write_results(directory / "results", rows)
-    write_provenance(results, family.teacher, family.student, rows)
+    write_provenance(results, family, rows)
     (directory / "others.csv").write_text(
         "name,parameters,task,metric,value\nlarge,9000000,books,perplexity,25\n"
     )
@@ -123,11 +123,11 @@ def _chosen_layers(page: Chrome) -> str:
 
 @pytest.mark.parametrize("context", [8, 64])
 def test_every_budget_names_the_member_that_sizing_chooses(
-    page: Chrome, family: FamilyOnDisk, context: int
+    page: Chrome, family: Sources, context: int
 ) -> None:
     unit = {"KiB": 1024, "MiB": 1024**2}[_text(page, "budget-unit")]
     _set(page, "context", context)
-    sizes = member_sizes(family.pair, family.members(LAST_TO_FIRST), context=context)
+    sizes = member_sizes(family, family.members(LAST_TO_FIRST), context=context)
     for size in sizes:
         assert size.memory is not None
         _set(page, "budget", size.memory / unit)

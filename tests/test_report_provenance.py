@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from boomerang.checkpoint.sources import FamilyOnDisk
+from boomerang.checkpoint.sources import Sources
 from boomerang.cli import app
 from boomerang.errors import ResultsError
 from boomerang.evaluate.provenance import (
@@ -32,11 +32,12 @@ NAMES = ("qwen2", "gemma3_text")
 def _measured(directory: Path, name: str, order: str = LAST_TO_FIRST) -> tuple[Path, Path, Path]:
     """A pair on disk, and results of it beside."""
     teacher, student = save_pair(directory / name, name)
-    layers = FamilyOnDisk.open(teacher, student).layers
+    sources = Sources.open(teacher, student)
+    layers = sources.layers
     values = [30.0 - k for k in range(layers.max_patch + 1)]
     rows = text_rows("family", values, layers=layers, order=order)
     results = write_results(directory / name / "results", rows)
-    write_provenance(results, teacher, student, rows)
+    write_provenance(results, sources, rows)
     return teacher, student, results
 
 
@@ -50,10 +51,10 @@ def _read(results: Path) -> Provenance:
 def test_memory_is_what_sizing_counts(name: str, tmp_path: Path) -> None:
     teacher, student, results = _measured(tmp_path, name)
     (one,) = choices(read_sets([results]))
-    family = FamilyOnDisk.open(teacher, student)
+    family = Sources.open(teacher, student)
     assert one.context == 64 and one.everything == len(one.candidates)
     for context in (1, 5, 64):
-        sizes = member_sizes(family.pair, family.members(LAST_TO_FIRST), context=context)
+        sizes = member_sizes(family, family.members(LAST_TO_FIRST), context=context)
         assert [each.memory(context).total for each in one.candidates] == [s.memory for s in sizes]
         assert [each.weights for each in one.candidates] == [size.bytes for size in sizes]
     assert one.contexts == (8, 16, 32, 64)
@@ -66,8 +67,8 @@ def test_the_recipe_and_who_they_are_is_recorded(tmp_path: Path) -> None:
     assert found.kept_layers == (0, 1, 3, 5) and found.num_teacher_layers == 7
     assert found.dtype == "float32" and found.recipe is None
     (student / "recipe.yaml").write_text("loss: {kl: 1}\n")
-    layers = FamilyOnDisk.open(teacher, student).layers
-    write_provenance(results, teacher, student, text_rows("family", [1.0] * 4, layers=layers))
+    sources = Sources.open(teacher, student)
+    write_provenance(results, sources, text_rows("family", [1.0] * 4, layers=sources.layers))
     assert _read(results).recipe == "loss: {kl: 1}\n"
 
 
@@ -77,7 +78,7 @@ def test_kept_layers_that_were_given_are_in_the_command(tmp_path: Path) -> None:
     assert not any("--keep" in each.command for each in one.candidates)
     (student / "student_config.json").unlink()
     rows = text_rows("family", [1.0] * 4, layers=LayerMap((0, 1, 3, 5), 7))
-    write_provenance(results, teacher, student, rows, keep=[0, 1, 3, 5])
+    write_provenance(results, Sources.open(teacher, student, keep=[0, 1, 3, 5]), rows)
     (one,) = choices(read_sets([results]))
     command = shlex.split(one.candidates[1].command)
     assert command[command.index("--keep") + 1] == "0,1,3,5"
@@ -96,8 +97,8 @@ def test_records_from_before_are_read(tmp_path: Path) -> None:
 
 
 def test_baselines_write_nothing(tmp_path: Path) -> None:
-    teacher, student = save_pair(tmp_path, "qwen3")
-    write_provenance(tmp_path, teacher, student, text_rows("random", [1.0] * 4))
+    sources = Sources.open(*save_pair(tmp_path, "qwen3"))
+    write_provenance(tmp_path, sources, text_rows("random", [1.0] * 4))
     assert not (tmp_path / PROVENANCE_FILE).exists()
 
 

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 import boomerang
 from boomerang import LayerMap
 from boomerang.build import choose_member
-from boomerang.checkpoint.blueprint import imagined_pair, open_teacher
-from boomerang.checkpoint.sources import FamilyOnDisk
+from boomerang.checkpoint.sources import Source, Sources
 from boomerang.errors import ArchitectureError, BoomerangError, LayerMapError
 from boomerang.models.config import num_layers
 from boomerang.models.kv_cache import layer_caches
@@ -44,10 +43,11 @@ PAPER = {
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_sizes_from_configs_alone(name: str, configs: Path) -> None:
     first, last, depth, teacher, student, apart = PAPER[name]
-    checkpoint = open_teacher(configs / f"{name}.json")
+    source = Source.open(configs / f"{name}.json", weights=False)
+    checkpoint = source.checkpoint
     count = checkpoint.config["num_hidden_layers"]
     layers = LayerMap.every(2, num_layers=count, first=first, last=last)
-    rows = member_sizes(imagined_pair(checkpoint, layers), layers.members(), dtype="bfloat16")
+    rows = member_sizes(Sources.uncut(source, layers), layers.members(), dtype="bfloat16")
     assert rows[0].member.num_layers == depth
     assert round(rows[0].parameters / 1e9, 3) == student
     assert round(rows[-1].parameters / 1e9, 3) == teacher
@@ -64,12 +64,10 @@ def test_the_papers_sizes_from_configs_alone(name: str, configs: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "qwen3_moe", "gemma3_text"])
 def test_sizes_are_those_of_the_built_files(name: str, tmp_path: Path) -> None:
-    family = FamilyOnDisk.open(*save_pair(tmp_path, name, tied=True))
-    for row in member_sizes(family.pair, family.members(), dtype="bfloat16"):
+    family = Sources.open(*save_pair(tmp_path, name, tied=True))
+    for row in member_sizes(family, family.members(), dtype="bfloat16"):
         out = tmp_path / str(row.member.patch)
-        boomerang.build(
-            family.teacher, family.student, out, patch=row.member.patch, dtype="bfloat16"
-        )
+        boomerang.build(*family.directories, out, patch=row.member.patch, dtype="bfloat16")
         tensors = load_file(out / "model.safetensors")
         assert row.parameters == sum(tensor.numel() for tensor in tensors.values())
         assert row.bytes == sum(tensor.nbytes for tensor in tensors.values())
@@ -82,10 +80,11 @@ def test_sizes_are_those_of_the_built_files(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "qwen3_moe", "gemma3_text", "qwen2"])
 def test_a_config_alone_counts_as_the_weights_do(name: str, tmp_path: Path) -> None:
     teacher, student = save_pair(tmp_path, name, tied=True)
-    family = FamilyOnDisk.open(teacher, student)
-    imagined = imagined_pair(open_teacher(teacher / "config.json"), family.layers)
+    family = Sources.open(teacher, student)
+    config = Source.open(teacher / "config.json", weights=False)
+    imagined = Sources.uncut(config, family.layers)
     for real, counted in zip(
-        member_sizes(family.pair, family.members()),
+        member_sizes(family, family.members()),
         member_sizes(imagined, family.members()),
         strict=True,
     ):
@@ -109,8 +108,8 @@ def test_active_parameters_are_not_made_up(chosen: Any, tmp_path: Path) -> None:
     for directory in (teacher, student):
         path = directory / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"num_experts_per_tok": chosen}))
-    family = FamilyOnDisk.open(teacher, student)
-    rows = member_sizes(family.pair, family.members())
+    family = Sources.open(teacher, student)
+    rows = member_sizes(family, family.members())
     assert {row.active_parameters for row in rows} == {None}
 
 
@@ -134,8 +133,8 @@ def test_experts_are_found_however_they_are_kept(config: dict[str, Any]) -> None
 
 
 def test_experts_that_no_key_counts_are_not_taken_for_none(tmp_path: Path) -> None:
-    pair = FamilyOnDisk.open(*save_pair(tmp_path, "qwen3_moe")).pair
-    plan, config = pair.plan(pair.layers.member(1)), pair.teacher.config
+    files = Sources.open(*save_pair(tmp_path, "qwen3_moe")).files
+    plan, config = files.of(files.layers.member(1)), files.teacher.config
     assert _active(plan, config, 10**6) is not None
     for keys in (EXPERTS, ["num_experts_per_tok"]):
         assert _active(plan, config | dict.fromkeys(keys), 10**6) is None
@@ -153,9 +152,9 @@ def sizes_of(config: dict[str, Any], **kwargs: Any) -> list[Size]:
     with TemporaryDirectory() as directory:
         path = Path(directory) / "config.json"
         path.write_text(json.dumps(config))
-        checkpoint = open_teacher(path)
-    layers = LayerMap.every(2, num_layers=num_layers(checkpoint.config))
-    return member_sizes(imagined_pair(checkpoint, layers), layers.members(), **kwargs)
+        source = Source.open(path, weights=False)
+        layers = LayerMap.every(2, num_layers=num_layers(source.config))
+        return member_sizes(Sources.uncut(source, layers), layers.members(), **kwargs)
 
 
 # The cache
@@ -305,21 +304,21 @@ def test_the_default_context_is_at_most_the_models() -> None:
 
 @pytest.mark.parametrize("key", ["context", "batch"])
 def test_nothing_of_anything_is_refused(key: str, tmp_path: Path) -> None:
-    family = FamilyOnDisk.open(*save_pair(tmp_path, "llama"))
+    family = Sources.open(*save_pair(tmp_path, "llama"))
     with pytest.raises(BoomerangError, match=key):
-        member_sizes(family.pair, family.members(), **{key: 0})
+        member_sizes(family, family.members(), **{key: 0})
 
 
 # The choice
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> FamilyOnDisk:
-    return FamilyOnDisk.open(*save_pair(tmp_path_factory.mktemp("family"), "llama", tied=True))
+def family(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    return Sources.open(*save_pair(tmp_path_factory.mktemp("family"), "llama", tied=True))
 
 
-def test_the_largest_that_fits_is_chosen(family: FamilyOnDisk) -> None:
-    rows = member_sizes(family.pair, family.members(), context=20)
+def test_the_largest_that_fits_is_chosen(family: Sources) -> None:
+    rows = member_sizes(family, family.members(), context=20)
     for i, row in enumerate(rows):
         for limit, need in (
             ("num_layers", row.member.num_layers),
@@ -335,8 +334,8 @@ def test_the_largest_that_fits_is_chosen(family: FamilyOnDisk) -> None:
         assert choose_member(family, memory=row.memory, context=20)[0] == row.member
 
 
-def test_context_batch_and_dtype_count_for_memory(family: FamilyOnDisk) -> None:
-    memory = member_sizes(family.pair, family.members(), context=20)[-1].memory
+def test_context_batch_and_dtype_count_for_memory(family: Sources) -> None:
+    memory = member_sizes(family, family.members(), context=20)[-1].memory
     assert memory is not None
     whole = choose_member(family, memory=memory, context=20)[0]
     assert whole.num_layers == family.layers.num_layers
@@ -345,8 +344,8 @@ def test_context_batch_and_dtype_count_for_memory(family: FamilyOnDisk) -> None:
     assert choose_member(family, memory=memory // 2 + 1, context=20, dtype="float16")[0] == whole
 
 
-def test_the_choice_is_explained_in_one_line(family: FamilyOnDisk) -> None:
-    rows = member_sizes(family.pair, family.members())
+def test_the_choice_is_explained_in_one_line(family: Sources) -> None:
+    rows = member_sizes(family, family.members())
     _, line = choose(rows, num_layers=6)
     assert "patch 2 of 3" in line and "6 of 7 layers" in line and "\n" not in line
     with pytest.raises(LayerMapError, match=r"4 layers.* needs \d"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from boomerang.checkpoint.known_pairs import KNOWN_PAIRS
-from boomerang.models.default_order import default_order_for
+from boomerang.models.config import paper_order
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "pairs.md"
@@ -39,7 +39,7 @@ def pair_table(published: Any) -> str:
     for student in published.PUBLISHED:
         like = published.PAIRS[student.like]
         where = "its `student_config.json`" if student.name not in known else "known here"
-        order = default_order_for({"model_type": like.architecture})
+        order = paper_order({"model_type": like.architecture})
         teacher = student.teacher or "the one its card names"
         rows.append((f"`{student.name}`", _code(teacher), like.architecture, where, order))
     heads = ("published student", "teacher", "architecture", "kept layers from", "default order")
@@ -57,7 +57,7 @@ def architecture_table(architectures: Any, published: Any) -> str:
     rows = [
         (
             f"`{name}`",
-            default_order_for({"model_type": name}),
+            paper_order({"model_type": name}),
             "tied" if architectures.tiny_config(name).tie_word_embeddings else "apart",
             str(counts[name] or ""),
         )

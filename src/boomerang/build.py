@@ -17,8 +17,8 @@ from .errors import LayerMapError
 from .layers import Member, Order
 
 if TYPE_CHECKING:
-    from .checkpoint.member_plan import Plan
-    from .checkpoint.sources import FamilyOnDisk
+    from .checkpoint.member_files import MemberFiles
+    from .checkpoint.sources import Sources
 
 # transformers' own: nearly every model is one file.
 MAX_SHARD_SIZE = "50GB"
@@ -86,13 +86,13 @@ def build(
             `push_to_hub` is not a valid name of a repository.
     """
     from .checkpoint.hub import check_repository, push
-    from .checkpoint.sources import FamilyOnDisk
+    from .checkpoint.sources import Sources
 
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    family = FamilyOnDisk.open(teacher, student, keep=keep)
+    sources = Sources.open(teacher, student, keep=keep)
     member, _ = choose_member(
-        family,
+        sources,
         patch=patch,
         blocks=blocks,
         num_layers=num_layers,
@@ -103,7 +103,7 @@ def build(
         batch=batch,
         dtype=dtype,
     )
-    writer = MemberWriter(family, order, dtype, max_shard_size)
+    writer = MemberWriter(sources, order, dtype, max_shard_size)
     writer.write(member, Path(out), overwrite=overwrite)
     if push_to_hub is not None:
         push(Path(out), push_to_hub)
@@ -111,7 +111,7 @@ def build(
 
 
 def choose_member(
-    family: FamilyOnDisk,
+    sources: Sources,
     *,
     patch: int | None = None,
     blocks: Iterable[int] | None = None,
@@ -141,15 +141,14 @@ def choose_member(
             fix=f"given are {' and '.join(given)}" if given else "none is given",
         )
     if patch is not None or blocks is not None:
-        chosen_order = family.order if order is None else order
-        member = family.layers.member(patch, chosen_order, blocks=blocks)
+        along = sources.order if order is None else order
+        member = sources.layers.member(patch, along, blocks=blocks)
         return member, (
             f"patch {member.patch} of {member.layers.max_patch}, {member.num_layers} of "
             f"{member.layers.num_layers} layers: as asked"
         )
-    sizes = member_sizes(
-        family.pair, family.members(order), dtype=dtype, context=context, batch=batch
-    )
+    members = sources.members(order)
+    sizes = member_sizes(sources, members, dtype=dtype, context=context, batch=batch)
     limits = {
         "num_layers": num_layers,
         "params": None if params is None else parse_count(params, "params"),
@@ -164,13 +163,13 @@ class MemberWriter:
     """Writes members of one family as checkpoints, all with the same options.
 
     Args:
-        family: Teacher and student.
+        sources: Teacher and student.
         order: As in `build`, like all that follow.
         dtype: Of the weights.
         max_shard_size: The most bytes of weights in a file.
     """
 
-    family: FamilyOnDisk
+    sources: Sources
     order: Order | None = None
     dtype: str | None = None
     max_shard_size: int | str = MAX_SHARD_SIZE
@@ -194,19 +193,19 @@ class MemberWriter:
         from .checkpoint.record import FILE_NAME
         from .checkpoint.write import write_weights
 
-        check_apart(out, *self.family.directories)
-        plan = self.family.pair.plan(member, self.dtype)
+        check_apart(out, *self.sources.directories)
+        files = self.sources.files.of(member, self.dtype)
         # Everything that a source can be refused for comes before the first byte is written.
-        source = self.family.pair.teacher.directory
-        same_layers = member.num_layers == self.family.layers.num_layers
+        source = self.sources.teacher.directory
+        same_layers = member.num_layers == self.sources.layers.num_layers
         companions = find_companions(source, same_layers=same_layers)
-        card = model_card(plan, *self.family.identities(), licence(source))
-        record = self._record(plan)
-        check_space(out, plan.length)
+        card = model_card(files, *self.sources.identities, licence(source))
+        record = self._record(files)
+        check_space(out, files.length)
         with new_directory(out, overwrite=overwrite) as partial:
-            with progress(plan.length) as report:
-                write_weights(partial, plan.items, self._shard_size, report)
-            write_json(partial / "config.json", plan.config)
+            with progress(files.length) as report:
+                write_weights(partial, files.items, self._shard_size, report)
+            write_json(partial / "config.json", files.config)
             write_json(partial / FILE_NAME, record)
             (partial / "README.md").write_text(card, encoding="utf-8")
             copy_companions(companions, partial)
@@ -221,7 +220,7 @@ class MemberWriter:
         """
         from .checkpoint.record import has_record
 
-        return has_record(out, lambda: self._record(self.family.pair.plan(member, self.dtype)))
+        return has_record(out, lambda: self._record(self.sources.files.of(member, self.dtype)))
 
     def check_space(self, members: Iterable[Member], out: Path) -> None:
         """Refuse members whose weights together need more space than the disk has.
@@ -232,7 +231,7 @@ class MemberWriter:
         """
         from .checkpoint.output import check_space
 
-        check_space(out, sum(self.family.pair.plan(m, self.dtype).length for m in members))
+        check_space(out, sum(self.sources.files.of(m, self.dtype).length for m in members))
 
     @property
     def _shard_size(self) -> int:
@@ -240,26 +239,23 @@ class MemberWriter:
 
         return parse_bytes(self.max_shard_size, "max_shard_size")
 
-    def _record(self, plan: Plan) -> dict[str, Any]:
+    def _record(self, files: MemberFiles) -> dict[str, Any]:
         from .checkpoint.record import record_content
-        from .checkpoint.sources import recorded_order
 
-        along = self.family.order if self.order is None else self.order
-        order = recorded_order(plan.member, along)
-        source = self.family.pairing.order_source if self.order is None else "given"
+        given, sources = self.order, self.sources
         return record_content(
-            plan,
-            *self.family.identities(),
-            order=order,
-            order_source=None if order is None else source,
+            files,
+            *sources.identities,
+            order=sources.order if given is None else given,
+            order_source=sources.order_source if given is None else "given",
             dtype=self.dtype,
             max_shard_size=self._shard_size,
         )
 
 
-def member_directory(family: FamilyOnDisk, member: Member, out: Path) -> Path:
+def member_directory(sources: Sources, member: Member, out: Path) -> Path:
     """Where in `out` a member of a whole family goes: by the teacher's name and its layers."""
-    return out / f"{family.name}-{member.num_layers}L"
+    return out / f"{sources.teacher.name}-{member.num_layers}L"
 
 
 make_callable(__name__)

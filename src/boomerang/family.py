@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .checkpoint.loading import load_model
-from .checkpoint.pairing import pair_up
-from .checkpoint.resolve import resolve
+from .checkpoint.sources import Sources
 from .errors import ArchitectureError, LayerMapError
 from .layers import LayerMap, Member, Order
-from .models.default_order import default_order_for
+from .models.config import paper_order
 from .models.modules import find_parts, layer_stack
 from .models.shell import assemble, is_tied, same_tensor
 
@@ -35,11 +33,11 @@ class Family:
         teacher: The live teacher; quantised or spread over devices as the caller likes.
         student: The live student.
         layers: The teacher layers the student was cut from.
-        order: The default order of patching; by default `default_order_for` its config.
+        order: The default order of patching; by default the paper's for its type.
 
     Raises:
         ArchitectureError: The two models are of different architecture, width or vocabulary.
-        LayerMapError: They do not have the numbers of layers that `layers` speaks of.
+        LayerMapError: They do not have the numbers of layers that `layers` is for.
         ConfigError: The architecture is not supported.
     """
 
@@ -54,7 +52,7 @@ class Family:
         self.teacher = teacher
         self.student = student
         self.layers = layers
-        self.order: Order = default_order_for(teacher.config.to_dict()) if order is None else order
+        self.order: Order = paper_order(teacher.config.to_dict()) if order is None else order
         self._ties: dict[tuple[object, ...], bool] = {}
         _check_pair(teacher, student, layers)
 
@@ -84,14 +82,19 @@ class Family:
             ArchitectureError, LayerMapError, ConfigError: As for `Family`.
         """
         trust = bool(model_kwargs.get("trust_remote_code", False))
-        student_directory = resolve(student, trust_remote_code=trust)
-        teacher_directory = resolve(teacher, trust_remote_code=trust)
-        pairing = pair_up(teacher_directory, student_directory, keep)
-        kwargs = {"device": device, **model_kwargs}
-        teacher_model = load_model(teacher_directory, dtype=dtype, **kwargs)
-        student_model = load_model(student_directory, dtype=teacher_model.dtype, **kwargs)
-        family = cls(teacher_model, student_model, pairing.layers, order=pairing.order)
-        _share_equal_tensors(teacher_model, student_model)
+        sources = Sources.open(teacher, student, keep=keep, trust_remote_code=trust)
+        return cls.load(sources, dtype=dtype, device=device, **model_kwargs)
+
+    @classmethod
+    def load(
+        cls, sources: Sources, *, dtype: torch.dtype | str | None = None, **model_kwargs: Any
+    ) -> Family:
+        """Load a teacher and a student that are found already; else as `from_pretrained`."""
+        assert sources.student is not None
+        teacher = sources.teacher.model(dtype=dtype, **model_kwargs)
+        student = sources.student.model(**model_kwargs | {"dtype": teacher.dtype})
+        family = cls(teacher, student, sources.layers, order=sources.order)
+        _share_equal_tensors(teacher, student)
         return family
 
     def member(

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .checkpoint.header import DTYPE_BITS
-from .checkpoint.member_plan import DTYPES, Item, Pair, Plan
+from .checkpoint.member_files import DTYPES, Item, MemberFiles
+from .checkpoint.sources import Sources
 from .errors import ArchitectureError, BoomerangError, LayerMapError
 from .layers import Member
 from .models.config import Config, max_positions, text_config
@@ -123,7 +124,7 @@ class Size:
 
 
 def member_sizes(
-    pair: Pair,
+    sources: Sources,
     members: Iterable[Member],
     *,
     dtype: str | None = None,
@@ -133,7 +134,7 @@ def member_sizes(
     """The size of members of a family.
 
     Args:
-        pair: Teacher and student.
+        sources: Teacher and student.
         members: Which members.
         dtype: torch's name of the dtype of weights and cache; by default the teacher's.
         context: Tokens in the KV cache; by default `default_context` of the teacher.
@@ -141,9 +142,10 @@ def member_sizes(
 
     Raises:
         BoomerangError: `context` or `batch` is less than one.
-        CheckpointError, ConfigError: As `Pair.plan`.
+        CheckpointError, ArchitectureError, ConfigError: As `Sources.files`.
     """
-    config = pair.teacher.config
+    files = sources.files
+    config = files.teacher.config
     context = default_context(config) if context is None else context
     for name, value in (("context", context), ("batch", batch)):
         if value < 1:
@@ -152,8 +154,8 @@ def member_sizes(
         layers = layer_caches(config)
     except ArchitectureError:
         layers = None
-    plans = (pair.plan(member, dtype) for member in members)
-    return [_size(plan, config, layers, context, batch) for plan in plans]
+    found = (files.of(member, dtype) for member in members)
+    return [_size(each, config, layers, context, batch) for each in found]
 
 
 def default_context(config: Config) -> int:
@@ -224,20 +226,23 @@ def _memory(size: Size) -> int:
 
 
 def _size(
-    plan: Plan, config: Config, layers: Sequence[LayerCache] | None, context: int, batch: int
+    files: MemberFiles,
+    config: Config,
+    layers: Sequence[LayerCache] | None,
+    context: int,
+    batch: int,
 ) -> Size:
-    weights = plan.length
-    parameters = sum(item.source.elements for item in plan.items)
-    outside = sum(item.source.elements for item in plan.items if is_matrix(item.name))
+    weights, parameters = files.length, files.parameters
+    outside = sum(item.source.elements for item in files.items if is_matrix(item.name))
     cache = memory = None
     if layers is not None:
-        cache = _cache([layers[layer] for layer in plan.member.teacher_layers], plan.dtype)
+        cache = _cache([layers[layer] for layer in files.member.teacher_layers], files.dtype)
         memory = Memory.of(weights, cache, context, batch)
     return Size(
-        member=plan.member,
+        member=files.member,
         parameters=parameters,
         parameters_without_embeddings=parameters - outside,
-        active_parameters=_active(plan, config, parameters),
+        active_parameters=_active(files, config, parameters),
         bytes=weights,
         cache=cache,
         kv_bytes_per_token=None if cache is None else sum(one.bytes_per_token for one in cache),
@@ -254,17 +259,17 @@ def _cache(layers: Iterable[LayerCache], dtype: str | None) -> tuple[Cache, ...]
     return tuple(Cache(window, count) for window, count in per_token.items())
 
 
-def _active(plan: Plan, config: Config, parameters: int) -> int | None:
+def _active(files: MemberFiles, config: Config, parameters: int) -> int | None:
     text = text_config(config)
     experts = _count(text, _EXPERTS)
-    mixed = any(_MIXTURE.search(item.name) for item in plan.items)
+    mixed = any(_MIXTURE.search(item.name) for item in files.items)
     if experts == 1 or (not experts and not mixed):
         return parameters
     chosen = _count(text, _CHOSEN)
     # Experts that do nothing are among the chosen ones, how often depends on the text.
     if not experts or not chosen or chosen > experts or text.get("zero_expert_num"):
         return None
-    routed = sum(item.source.elements for item in plan.items if _is_routed(item, experts))
+    routed = sum(item.source.elements for item in files.items if _is_routed(item, experts))
     if not routed or routed % experts:
         return None
     return parameters - routed // experts * (experts - chosen)

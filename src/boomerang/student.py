@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint.companions import find_companions
-from .checkpoint.directory import read_config
 from .checkpoint.output import check_apart, check_free, new_directory
-from .checkpoint.resolve import resolve
+from .checkpoint.sources import Source
 from .checkpoint.student_config import write_student_config, write_student_files
 from .errors import LayerMapError
 from .layers import LayerMap
@@ -53,7 +52,7 @@ def random_like(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 def init_student(
-    teacher: str | Path | PreTrainedModel,
+    teacher: str | Path | Source | PreTrainedModel,
     out: str | Path,
     layers: LayerMap,
     *,
@@ -84,19 +83,18 @@ def init_student(
         OutputError: `out` is not empty, is, holds or lies inside the teacher, or cannot be
             written.
     """
-    from .checkpoint.loading import load_model
-
     out = Path(out)
     check_free(out, overwrite=overwrite)
     source: Path | None = None
-    if isinstance(teacher, str | Path):
+    if isinstance(teacher, str | Path | Source):
         trust = bool(model_kwargs.get("trust_remote_code", False))
-        source = resolve(teacher, trust_remote_code=trust)
+        found = Source.open(teacher, trust_remote_code=trust)
+        source = found.directory
         check_apart(out, source)
         # Before the weights are read, which may take minutes.
-        _check_depth(read_config(source), layers)
+        _check_depth(found.config, layers)
         find_companions(source, same_layers=False)
-        teacher = load_model(source, **model_kwargs)
+        teacher = found.model(**model_kwargs)
     elif teacher.name_or_path:
         check_apart(out, teacher.name_or_path)
     student = cut(teacher, layers)

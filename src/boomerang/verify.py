@@ -11,7 +11,7 @@ import torch
 
 from .checkpoint.loading import generate, load_model
 from .checkpoint.record import Record, read_record
-from .checkpoint.sources import FamilyOnDisk
+from .checkpoint.sources import Sources
 from .errors import CheckpointError
 from .family import Family
 from .layers import LayerMap
@@ -81,20 +81,21 @@ def verify(
     """
     directory = Path(directory)
     record = read_record(directory)
-    teacher = record.teacher if teacher is None else teacher
-    student = record.student if student is None else student
-    _check_unchanged(record, teacher, student)
-    built = load_model(directory, **model_kwargs)
-    family = Family.from_pretrained(
-        teacher, student, dtype=built.dtype, keep=record.kept, **model_kwargs
+    sources = Sources.open(
+        record.teacher if teacher is None else teacher,
+        record.student if student is None else student,
+        keep=record.kept,
+        trust_remote_code=bool(model_kwargs.get("trust_remote_code", False)),
     )
+    _check_unchanged(record, sources)
+    built = load_model(directory, **model_kwargs)
+    family = Family.load(sources, **model_kwargs | {"dtype": built.dtype})
     return compare(built, family, record)
 
 
-def _check_unchanged(record: Record, teacher: str | Path, student: str | Path) -> None:
-    found = FamilyOnDisk.open(teacher, student, keep=record.kept).identities()
+def _check_unchanged(record: Record, sources: Sources) -> None:
     for role, source, recorded in zip(
-        ("teacher", "student"), found, record.fingerprints, strict=True
+        ("teacher", "student"), sources.identities, record.fingerprints, strict=True
     ):
         if source.fingerprint != recorded:
             raise CheckpointError(

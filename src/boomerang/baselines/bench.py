@@ -8,11 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.directory import read_config
-from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.lock import locked
-from ..checkpoint.pairing import Pairing, pair_up
-from ..checkpoint.resolve import resolve
+from ..checkpoint.sources import Source, Sources
 from ..errors import LayerMapError
 from ..evaluate.measure import measure
 from ..evaluate.options import Measure
@@ -20,28 +17,25 @@ from ..evaluate.parallel import is_first
 from ..evaluate.perplexity import Reference
 from ..evaluate.results import Row
 from ..family import Family
-from ..hashing import content_hash
 from ..layers import LayerMap, Member, Order
 from ..models.config import num_layers
 from ..models.modules import layer_stack
 from .standalone import Standalone
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A family, as far as its baselines have to know it.
+    """A family's sources and the live teacher, for measuring baselines.
 
     Attributes:
-        teacher: The teacher's directory.
-        pairing: How its student goes with it.
+        sources: Teacher and student; the student's weights are not read.
         loading: How models are loaded: `device`, `dtype` and what `from_pretrained` takes.
     """
 
-    teacher: Path
-    pairing: Pairing
+    sources: Sources
     loading: dict[str, Any]
 
     @classmethod
@@ -51,61 +45,33 @@ class Bench:
         student: str | Path,
         *,
         keep: Iterable[int] | None = None,
+        weights: bool = False,
         **loading: Any,
     ) -> Bench:
-        """The bench of a teacher and a student on disk; weights are not read yet.
+        """The bench of a teacher and a student.
 
         Args:
             teacher: A directory or a hub id, with or without `@revision`.
-            student: The same; only its kept layers and its order count.
+            student: The same.
             keep: The teacher layers it keeps, where it has no `student_config.json`.
-            **loading: `device`, `dtype` (by default the teacher's own, for all models) and more for
-                `from_pretrained`.
+            weights: Whether the student's weights are needed.
+            **loading: For `from_pretrained`; the dtype is by default the teacher's.
 
         Raises:
-            CheckpointError: One of the two is missing or unreadable.
-            LayerMapError, ArchitectureError: They do not go together.
+            BoomerangError: As `Sources.pair`.
         """
         trust = bool(loading.get("trust_remote_code", False))
-        directory = resolve(teacher, trust_remote_code=trust)
-        pairing = pair_up(directory, resolve(student, weights=False), keep)
-        depth = num_layers(read_config(directory))
-        if pairing.layers.num_layers != depth:
-            raise LayerMapError(
-                f"the teacher has {depth} layers and the kept layers make it "
-                f"{pairing.layers.num_layers}",
-                where=directory,
-            )
-        return cls(directory, pairing, loading)
-
-    @property
-    def layers(self) -> LayerMap:
-        """The teacher layers that the student keeps."""
-        return self.pairing.layers
-
-    @property
-    def order(self) -> Order:
-        """The order recorded with the student, else the paper's."""
-        return self.pairing.order
-
-    @cached_property
-    def teacher_hash(self) -> str:
-        """The content hash of the teacher."""
-        return content_hash(self.teacher)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer."""
-        return load_tokenizer(self.teacher, **self._for_tokenizer)
+        sources = Sources.pair(
+            Source.open(teacher, trust_remote_code=trust),
+            Source.open(student, trust_remote_code=trust, weights=weights),
+            keep=keep,
+        )
+        return cls(sources, loading)
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The teacher, loaded when it is asked for."""
-        return load_model(self.teacher, **self.loading)
-
-    @property
-    def _for_tokenizer(self) -> dict[str, bool]:
-        return {"trust_remote_code": bool(self.loading.get("trust_remote_code", False))}
+        """The live teacher, loaded on first use."""
+        return self.sources.teacher.model(**self.loading)
 
     def sizes(self, wanted: Sequence[int] | None = None) -> list[int]:
         """Numbers of layers to make baselines of, increasing.
@@ -116,10 +82,9 @@ class Bench:
         Raises:
             LayerMapError: One is not below the teacher's.
         """
-        depth = self.layers.num_layers
+        depth = self.sources.layers.num_layers
         if wanted is None:
-            members = self.layers.members(self.order)
-            return sorted({member.num_layers for member in members} - {depth})
+            return sorted({member.num_layers for member in self.sources.members()} - {depth})
         for size in wanted:
             if not 1 <= size < depth:
                 raise LayerMapError(
@@ -137,8 +102,7 @@ class Bench:
         """
         if wanted is None:
             return None
-        members = self.layers.members(self.order if order is None else order)
-        by_size = {member.num_layers: member for member in members}
+        by_size = {member.num_layers: member for member in self.sources.members(order)}
         for size in wanted:
             if size not in by_size:
                 raise LayerMapError(
@@ -160,15 +124,16 @@ class Bench:
         Raises:
             CheckpointError: It is missing or unreadable.
         """
-        directory = resolve(reference, **self._for_tokenizer)
+        trust = self.sources.teacher.trust_remote_code
+        source = Source.open(reference, trust_remote_code=trust)
         # What the teacher was loaded in: the members have its dtype, whatever they were saved in.
         loading = {**self.loading, "dtype": self.model.dtype}
         return Standalone(
             series=series,
-            num_layers=num_layers(read_config(directory)),
-            hash=content_hash(directory),
-            build=partial(load_model, directory, **loading),
-            tokenizer=load_tokenizer(directory, **self._for_tokenizer) if own_tokenizer else None,
+            num_layers=num_layers(source.config),
+            hash=source.content_hash,
+            build=partial(source.model, **loading),
+            tokenizer=source.tokenizer if own_tokenizer else None,
         )
 
     def measure(self, models: Iterable[Standalone], out: str | Path, **settings: Any) -> list[Row]:
@@ -216,16 +181,16 @@ class Bench:
         settings: dict[str, Any],
     ) -> list[Row]:
         # The family of a model with itself: it has one member, which is the model.
-        depth = len(layer_stack(model))
+        depth, teacher = len(layer_stack(model)), self.sources.teacher
         whole = LayerMap(range(depth), depth)
         return measure(
             Family(model, model, whole),
             out,
             Measure.of(settings),
-            tokenizer=(standalone and standalone.tokenizer) or self.tokenizer,
-            teacher_hash=self.teacher_hash,
-            student_hash=standalone.hash if standalone else self.teacher_hash,
+            tokenizer=(standalone and standalone.tokenizer) or teacher.tokenizer,
+            teacher_hash=teacher.content_hash,
+            student_hash=standalone.hash if standalone else teacher.content_hash,
             series=standalone.series if standalone else "baselines",
             members=[whole.member(blocks=())] if standalone else [],
-            reference=Reference(self.layers.kept, self.model.config, self.tokenizer),
+            reference=Reference(self.sources.layers.kept, self.model.config, teacher.tokenizer),
         )

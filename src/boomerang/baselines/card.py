@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..checkpoint.card import licence, licence_text
+from ..checkpoint.sources import Source
 from . import laco, shortgpt
 from .standalone import Standalone
 
@@ -16,23 +15,23 @@ _METHODS = {
 }
 
 
-def baseline_card(model: Standalone, teacher: Path) -> str:
+def baseline_card(model: Standalone, teacher: Source) -> str:
     """The text of a baseline's `README.md`.
 
     Args:
         model: The baseline.
-        teacher: The directory of the teacher it is made from, whose licence it is under.
+        teacher: The teacher it is made from, whose licence it is under.
     """
     import yaml
 
-    terms = licence(teacher)
+    terms = licence(teacher.directory)
     front = {**terms, "library_name": "transformers", "pipeline_tag": "text-generation"}
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
 
-# {teacher.resolve().name} pruned to {model.num_layers} layers
+# {teacher.name} pruned to {model.num_layers} layers
 
-A baseline, made without training from `{teacher.resolve().name}` to be compared with:
+A baseline, made without training from `{teacher.name}` to be compared with:
 {_METHODS[model.series]}. `baseline.json` says which layers it is made of.
 
 It is a plain checkpoint of the teacher's architecture: whatever reads the teacher reads it.

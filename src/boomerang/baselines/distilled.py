@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoint.resolve import resolve
+from ..checkpoint.sources import Source
 from ..distill import Recipe, distill
 from ..distill.recipe import FILE_NAME
 from ..errors import LayerMapError, RecipeError
-from ..hashing import content_hash
 
 SERIES = "distilled"
 
@@ -38,33 +37,33 @@ def evenly_spread(size: int, num_layers: int) -> tuple[int, ...]:
     return tuple((2 * i * (num_layers - 1) + steps) // (2 * steps) for i in range(size))
 
 
-def family_recipe(student: str | Path) -> Path:
-    """The recipe that a student was distilled by, which lies beside it.
+def family_recipe(student: Path) -> Path:
+    """The recipe in a student's directory.
 
     Raises:
         RecipeError: There is none.
-        CheckpointError: There is no such student.
     """
-    path = resolve(student, weights=False) / FILE_NAME
+    path = student / FILE_NAME
     if not path.is_file():
         raise RecipeError(f"has no {FILE_NAME}", where=student, fix="name the recipe")
     return path
 
 
-def check_teacher(recipe: str | Path, teacher_hash: str) -> None:
+def check_teacher(recipe: str | Path, teacher: Source) -> None:
     """See that a recipe distils the teacher that its students are measured beside.
 
     Args:
         recipe: Its file.
-        teacher_hash: The teacher's content hash.
+        teacher: The teacher.
 
     Raises:
         RecipeError: It cannot be read, or distils another.
         CheckpointError: There is no such teacher.
     """
     read = Recipe.load(recipe)
-    teacher = resolve(read.teacher, trust_remote_code=read.model.trust_remote_code)
-    if content_hash(teacher) != teacher_hash:
+    named = Source.open(read.teacher, trust_remote_code=read.model.trust_remote_code)
+    same = named.directory.samefile(teacher.directory)
+    if not same and named.content_hash != teacher.content_hash:
         raise RecipeError(
             f"distils another teacher, {read.teacher}", where=recipe, fix="name that teacher"
         )

@@ -13,15 +13,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..checkpoint.loading import load_model, load_tokenizer
 from ..checkpoint.lock import locked
-from ..checkpoint.resolve import resolve
+from ..checkpoint.sources import Source
 from ..evaluate.measure import measure
 from ..evaluate.options import Measure
 from ..evaluate.parallel import is_first, own_device
 from ..evaluate.results import Row
 from ..family import Family
-from ..hashing import content_hash
 from ..layers import LayerMap, Member, Order
 from ..student import cut
 
@@ -39,14 +37,14 @@ def naive_family(
         order: The family's default order of patching.
 
     Raises:
-        LayerMapError: `layers` speaks of another number of layers than the teacher has.
+        LayerMapError: `layers` is for another number of layers than the teacher has.
         ConfigError, ArchitectureError: The architecture is not supported.
     """
     return Family(teacher, cut(teacher, layers), layers, order=order)
 
 
 def evaluate_naive(
-    teacher: str | Path,
+    teacher: str | Path | Source,
     layers: LayerMap,
     out: str | Path,
     *,
@@ -79,15 +77,15 @@ def evaluate_naive(
     what = Measure.of(settings)
     loading = dict(loading or {})
     trust = bool(loading.get("trust_remote_code", False))
-    teacher = resolve(teacher, trust_remote_code=trust)
-    teacher_hash = content_hash(teacher)
+    source = Source.open(teacher, trust_remote_code=trust)
+    teacher_hash = source.content_hash
     with locked(Path(out), when=is_first()):
-        model = load_model(teacher, **loading | {"device": own_device(loading.get("device"))})
+        model = source.model(**loading | {"device": own_device(loading.get("device"))})
         return measure(
             naive_family(model, layers),
             out,
             what,
-            tokenizer=load_tokenizer(teacher, trust_remote_code=trust),
+            tokenizer=source.tokenizer,
             teacher_hash=teacher_hash,
             student_hash=cut_hash(teacher_hash, layers),
             series=SERIES,

@@ -10,24 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..evaluate import evaluate
+from ..checkpoint.sources import Sources
+from ..evaluate import evaluate_sources
 from ..evaluate.results import Row
 
 SERIES = "random"
 
 
-def evaluate_random(
-    teacher: str | Path, student: str | Path, out: str | Path, **settings: Any
-) -> list[Row]:
+def evaluate_random(sources: Sources, out: str | Path, **settings: Any) -> list[Row]:
     """Measure the family of a randomly initialised student, as rows of the series `random`.
 
     Args:
-        teacher: A directory or a hub id, with or without `@revision`.
-        student: The same: the control, distilled from random weights.
+        sources: The teacher, and the control that was distilled from random weights.
         out: The output directory; with the same settings, the one of the family's own evaluation.
         **settings: As for `boomerang.evaluate`.
 
     Raises:
         BoomerangError: As in `boomerang.evaluate`.
     """
-    return evaluate(teacher, student, out, series=SERIES, **settings)
+    return evaluate_sources(sources, out, series=SERIES, **settings)

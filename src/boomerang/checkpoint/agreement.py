@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ..errors import ArchitectureError, CheckpointError, ConfigError, LayerMapError
+from ..errors import ArchitectureError, CheckpointError, ConfigError
 from ..layers import LayerMap
 from ..models.config import (
     LAYER_INDICES,
@@ -57,7 +57,6 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
     Widths that both configs state wrongly are not found: `verify` finds them by loading the result.
 
     Raises:
-        LayerMapError: They do not have the numbers of layers that `layers` states.
         ArchitectureError: They are of different architecture, width or vocabulary.
         CheckpointError: A layer differs from its siblings, or a matrix contradicts the config.
         ConfigError: The teacher's config cannot be carried over to the student's layers.
@@ -65,8 +64,6 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
     for checkpoint in (teacher, student):
         _check_matrices(checkpoint)
     _check_settings(teacher.config, student.config, student.directory, _SETTINGS)
-    _check_depth(teacher, layers.num_layers, "teacher")
-    _check_depth(student, layers.num_student_layers, "student")
     _check_layers(teacher, student, layers.kept)
     _check_siblings(teacher)
     exact = teacher.is_quantised
@@ -79,15 +76,6 @@ def check_agreement(teacher: Checkpoint, student: Checkpoint, layers: LayerMap) 
     pair = [checkpoint.output_matrix for checkpoint in (teacher, student)]
     output = [{} if matrix is None else {"output matrix": matrix} for matrix in pair]
     _check_same(output[0], output[1], "head", exact)
-
-
-def _check_depth(checkpoint: Checkpoint, expected: int, who: str) -> None:
-    if len(checkpoint.layout.layers) != expected:
-        raise LayerMapError(
-            f"the {who} has {len(checkpoint.layout.layers)} layers and the kept layers make it "
-            f"{expected}",
-            where=checkpoint.directory,
-        )
 
 
 def _check_siblings(teacher: Checkpoint) -> None:

@@ -9,7 +9,7 @@ from ..errors import CheckpointError
 from ..units import show_bytes, show_count
 from .header import open_plain
 from .identity import Identity
-from .member_plan import Plan
+from .member_files import MemberFiles
 from .weights import inside
 
 # Front matter is short; whatever follows is of no interest here.
@@ -64,26 +64,28 @@ def licence(directory: Path) -> dict[str, str]:
     return {key: found[key] for key in _LICENCE_KEYS if key in found}
 
 
-def model_card(plan: Plan, teacher: Identity, student: Identity, licence: dict[str, str]) -> str:
+def model_card(
+    files: MemberFiles, teacher: Identity, student: Identity, licence: dict[str, str]
+) -> str:
     """The text of a member's `README.md`.
 
     Args:
-        plan: The member.
+        files: The member.
         teacher: What it is made from.
         student: What it is made from.
         licence: From `licence(teacher's directory)`.
     """
-    member, layers = plan.member, plan.member.layers
-    parameters = sum(item.source.elements for item in plan.items)
+    member, layers = files.member, files.member.layers
     patched = ", ".join(map(str, member.patched)) or "none"
     name = f"{Path(teacher.id).name} with {member.num_layers} of {layers.num_layers} layers"
-    tied = "one matrix" if plan.tied else "two matrices"
+    tied = "one matrix" if files.tied else "two matrices"
+    parameters = show_count(files.parameters)
     return f"""---
 {_front_matter(licence, teacher, student)}---
 
 # {name}
 
-A language model of {show_count(parameters)} parameters ({plan.dtype}), made without training from a
+A language model of {parameters} parameters ({files.dtype}), made without training from a
 large teacher and a small student that was distilled from it
 ([boomerang distillation, arXiv 2510.05064](https://arxiv.org/abs/2510.05064)): blocks of the
 teacher's layers stand where the student had one layer for each.
@@ -95,7 +97,7 @@ teacher's layers stand where the student had one layer for each.
 | Teacher layers the student keeps | {", ".join(map(str, layers.kept))} |
 | Student layers replaced by their blocks | {patched} |
 | Layers | {member.num_layers} |
-| Size of the weights | {show_bytes(plan.length)} |
+| Size of the weights | {show_bytes(files.length)} |
 | Embedding and output matrix | {tied} |
 
 `boomerang.json` holds all that is needed to build the same files again.

@@ -8,38 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, Order
 from ..version import __version__
 from .identity import Identity
 from .jsonfile import read_json_object
-from .member_plan import Plan
+from .member_files import MemberFiles
 
 FILE_NAME = "boomerang.json"
 SCHEMA_VERSION = 1
 
 
 def record_content(
-    plan: Plan,
+    files: MemberFiles,
     teacher: Identity,
     student: Identity,
     *,
-    order: str | list[int] | None,
-    order_source: str | None,
+    order: Order,
+    order_source: str,
     dtype: str | None,
     max_shard_size: int,
 ) -> dict[str, Any]:
     """Returns the content of a member's `boomerang.json`.
 
     Args:
-        plan: The member.
+        files: The member.
         teacher: Who the teacher is.
         student: Who the student is.
-        order: The order the member was chosen along, or None for a free set of blocks.
-        order_source: Whether the order was `"given"`, is `"recorded"` with the student, or is the
-            `"paper"`'s; None without an order.
+        order: The order that the member was chosen along; not recorded for a free set of blocks.
+        order_source: `"given"`, `"recorded"` with the student, or `"paper"`.
         dtype: The dtype that was asked for, or None for the teacher's.
         max_shard_size: In bytes.
     """
-    member = plan.member
+    member = files.member
+    has_order = member.order is not None
+    is_name = isinstance(order, str) and order in (LAST_TO_FIRST, FIRST_TO_LAST)
+    along = order if is_name else list(member.layers.order(order))
     return {
         "schema_version": SCHEMA_VERSION,
         "teacher": asdict(teacher),
@@ -48,11 +51,11 @@ def record_content(
         "kept_layers": list(member.layers.kept),
         "patched_layers": list(member.patched),
         "patch": member.patch,
-        "order": order,
-        "order_source": order_source,
+        "order": along if has_order else None,
+        "order_source": order_source if has_order else None,
         "num_layers": member.num_layers,
-        "tied": plan.tied,
-        "dtype": plan.dtype,
+        "tied": files.tied,
+        "dtype": files.dtype,
         "options": {"dtype": dtype, "max_shard_size": max_shard_size},
         "tools": {"boomerang": __version__},
     }

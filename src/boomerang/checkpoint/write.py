@@ -20,7 +20,7 @@ from typing import Self
 from ..errors import CheckpointError
 from .convert import pieces, read_exactly
 from .header import DTYPE_BITS
-from .member_plan import Item
+from .member_files import Item
 from .weights import INDEX, SINGLE
 
 # How much is copied before progress is reported, how much the fallback holds in memory, and how

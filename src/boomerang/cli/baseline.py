@@ -56,10 +56,11 @@ def naive(
     patched = _patched(bench, wanted, order)
     common.show(
         evaluate_naive(
-            bench.teacher, bench.layers, results, loading=bench.loading, **patched, **settings
+            bench.sources.teacher, bench.sources.layers, results, loading=bench.loading,
+            **patched, **settings,
         )
     )  # fmt: skip
-    common.show_order(bench.pairing, order)
+    common.show_order(bench.sources, order)
 
 
 @app.command()
@@ -74,18 +75,13 @@ def random(
 ) -> None:
     """A student distilled from random weights with the same recipe, patched in the same order."""
     settings, wanted = common.settings(), _wanted(layers)
-    bench = _bench(teacher, control, results, common)
+    bench = _bench(teacher, control, results, common, weights=True)
 
     from ..baselines.random import evaluate_random
 
     patched = _patched(bench, wanted, order)
-    common.show(
-        evaluate_random(
-            bench.teacher, control, results, keep=common.keep, **patched, **bench.loading,
-            **settings,
-        )
-    )  # fmt: skip
-    common.show_order(bench.pairing, order)
+    common.show(evaluate_random(bench.sources, results, **patched, **bench.loading, **settings))
+    common.show_order(bench.sources, order)
 
 
 @app.command()
@@ -140,10 +136,10 @@ def distilled(
 
     from ..baselines.distilled import SERIES, check_teacher, distil_sizes, family_recipe
 
-    found = family_recipe(student) if recipe is None else recipe
-    check_teacher(found, bench.teacher_hash)
+    found = family_recipe(bench.sources.directories[1]) if recipe is None else recipe
+    check_teacher(found, bench.sources.teacher)
     bench.check(results, **settings)
-    made = distil_sizes(found, sizes, bench.layers.num_layers, students)
+    made = distil_sizes(found, sizes, bench.sources.layers.num_layers, students)
     models = (bench.checkpoint(SERIES, directory) for directory in made.values())
     common.show(bench.measure(models, results, **settings), alone=True)
 
@@ -196,7 +192,7 @@ def _pruned(
     if save is not None:
         check_apart(save / "model", teacher, student)
 
-    text = calibration_text(calibration, bench.tokenizer, bench.model)
+    text = calibration_text(calibration, bench.sources.teacher.tokenizer, bench.model)
     with locked(results, when=is_first()):
         bench.check(results, **settings)
         make = {"shortgpt": shortgpt_models, "laco": laco_models}[method]
@@ -204,18 +200,18 @@ def _pruned(
             bench.model,
             text,
             sizes,
-            teacher_hash=bench.teacher_hash,
+            teacher_hash=bench.sources.teacher.content_hash,
             cache=Cache(results / CACHE_FILE),
         )
         if save is not None:
             for each in models:
-                save_model(each, save, teacher=bench.teacher, teacher_hash=bench.teacher_hash)
+                save_model(each, save, bench.sources.teacher)
         common.show(bench.measure(models, results, **settings), alone=True)
 
 
 def _patched(bench: Bench, wanted: list[int] | None, order: str | None) -> dict[str, Any]:
     """Members of the wanted sizes and their order, as `boomerang.evaluate` takes them."""
-    along = bench.order if order is None else order
+    along = bench.sources.order if order is None else order
     return {"members": bench.members(wanted, along), "order": along}
 
 
@@ -223,7 +219,9 @@ def _wanted(layers: str | None) -> list[int] | None:
     return None if layers is None else options.layer_list(layers, "--layers")
 
 
-def _bench(teacher: str, student: str, results: Path, common: Measuring) -> Bench:
+def _bench(
+    teacher: str, student: str, results: Path, common: Measuring, *, weights: bool = False
+) -> Bench:
     from ..checkpoint.output import check_apart
 
     check_apart(results, teacher, student)
@@ -231,4 +229,4 @@ def _bench(teacher: str, student: str, results: Path, common: Measuring) -> Benc
 
     from ..baselines.bench import Bench
 
-    return Bench.open(teacher, student, keep=keep, **loading)
+    return Bench.open(teacher, student, keep=keep, weights=weights, **loading)

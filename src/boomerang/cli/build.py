@@ -82,7 +82,7 @@ def build(
     from ..build import MemberWriter, choose_member, member_directory
     from ..checkpoint.hub import check_repository, push
     from ..checkpoint.output import check_free
-    from ..checkpoint.sources import FamilyOnDisk
+    from ..checkpoint.sources import Sources
     from ..errors import LayerMapError
     from ..progress import show_progress
 
@@ -93,14 +93,14 @@ def build(
         check_repository(push_to_hub)
     if not everything:
         check_free(out, overwrite=overwrite)
-    family = FamilyOnDisk.open(teacher, student, keep=options.kept_layers(keep))
-    writer = MemberWriter(family, order, dtype, max_shard_size)
+    sources = Sources.open(teacher, student, keep=options.kept_layers(keep))
+    writer = MemberWriter(sources, order, dtype, max_shard_size)
     reason = None
     if everything:
-        targets = {member_directory(family, m, out): m for m in family.members(order)}
+        targets = {member_directory(sources, m, out): m for m in sources.members(order)}
     else:
         member, reason = choose_member(
-            family,
+            sources,
             patch=patch,
             num_layers=layers,
             params=params,
@@ -137,6 +137,6 @@ def build(
         there = "" if target in left else ", already there"
         typer.echo(f"{target}: {member.num_layers} layers, patch {member.patch}{there}")
     if order is None and blocks is None:
-        typer.echo(str(family.pairing), err=True)
+        typer.echo(sources.order_line, err=True)
     directory = shlex.quote(str(target))
     typer.echo(f"`boomerang verify {directory}` checks the result by loading it", err=True)

@@ -97,11 +97,10 @@ def distill(
 
 
 def _default_length(teacher: str, trust_remote_code: bool) -> int:
-    from ..checkpoint.directory import read_config
-    from ..checkpoint.resolve import resolve
+    from ..checkpoint.sources import Source
     from ..models.config import max_positions
 
-    limit = max_positions(read_config(resolve(teacher, trust_remote_code=trust_remote_code)))
+    limit = max_positions(Source.open(teacher, weights=False).config)
     return _SEQUENCE_LENGTH if limit is None else min(_SEQUENCE_LENGTH, limit)
 
 

@@ -27,16 +27,10 @@ def evaluate(
     chosen = None if members == "all" else options.layer_list(members, "--members")
     keep, loading = common.keep, common.loading()
 
-    from ..checkpoint.pairing import pair_up
-    from ..checkpoint.resolve import resolve
-    from ..evaluate import evaluate as measure
+    from ..checkpoint.sources import Sources
+    from ..evaluate import evaluate_sources
 
-    # Now, not after all is measured: by then the hub may not answer.
-    trust = loading.get("trust_remote_code", False)
-    theirs, ours = (resolve(each, trust_remote_code=trust) for each in (teacher, student))
-    pairing = pair_up(theirs, ours, keep)
-    rows = measure(
-        teacher, student, out, members=chosen, order=order, keep=keep, **settings, **loading
-    )
-    common.show(rows)
-    common.show_order(pairing, order)
+    trust = loading["trust_remote_code"]
+    sources = Sources.open(teacher, student, keep=keep, trust_remote_code=trust)
+    common.show(evaluate_sources(sources, out, members=chosen, order=order, **settings, **loading))
+    common.show_order(sources, order)

@@ -31,31 +31,26 @@ def generate(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Let a member of the family continue a text, without writing it anywhere."""
-    from ..checkpoint.pairing import pair_up
-    from ..checkpoint.resolve import resolve
+    from ..checkpoint.sources import Sources
     from ..errors import DataError
 
     if not prompt:
         raise DataError("the prompt is empty", fix="give some text to continue")
-    teacher_directory, student_directory = (
-        resolve(each, trust_remote_code=trust_remote_code) for each in (teacher, student)
-    )
     kept = options.kept_layers(keep)
-    pairing = pair_up(teacher_directory, student_directory, kept)
+    sources = Sources.open(teacher, student, keep=kept, trust_remote_code=trust_remote_code)
     kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
 
     import torch
 
-    from ..checkpoint.loading import continuation, load_tokenizer
+    from ..checkpoint.loading import continuation
     from ..family import Family
 
-    family = Family.from_pretrained(teacher_directory, student_directory, keep=kept, **kwargs)
-    member = family.member(patch, order)
-    tokenizer = load_tokenizer(teacher_directory, trust_remote_code=trust_remote_code)
+    family = Family.load(sources, **kwargs)
+    member, tokenizer = family.member(patch, order), sources.teacher.tokenizer
     torch.manual_seed(seed)
     text = continuation(family.model(member), tokenizer, prompt, max_new_tokens, chat=chat)
     if order is None:
-        typer.echo(str(pairing), err=True)
+        typer.echo(sources.order_line, err=True)
     typer.echo(
         f"{member.num_layers} of {family.layers.num_layers} layers, patch {member.patch} "
         f"of {family.layers.max_patch}",

@@ -29,19 +29,18 @@ def init(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Cut a student out of a teacher's layers."""
-    from ..checkpoint.directory import read_config
     from ..checkpoint.output import check_free
-    from ..checkpoint.resolve import resolve
+    from ..checkpoint.sources import Source
     from ..models.config import num_layers
 
     check_free(out, overwrite=overwrite)
-    directory = resolve(teacher, trust_remote_code=trust_remote_code)
-    layers = options.layer_map(num_layers(read_config(directory)), keep, every, first, last)
+    source = Source.open(teacher, trust_remote_code=trust_remote_code)
+    layers = options.layer_map(num_layers(source.config), keep, every, first, last)
     kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
 
     from ..student import init_student
 
-    init_student(directory, out, layers, random=random, seed=seed, overwrite=overwrite, **kwargs)
+    init_student(source, out, layers, random=random, seed=seed, overwrite=overwrite, **kwargs)
     typer.echo(
         f"{out}: a student of {layers.num_student_layers} of {layers.num_layers} layers, "
         f"kept {', '.join(map(str, layers.kept))}"

@@ -15,7 +15,7 @@ from ..evaluate.options import Measure
 from . import options
 
 if TYPE_CHECKING:
-    from ..checkpoint.pairing import Pairing
+    from ..checkpoint.sources import Sources
     from ..evaluate.results import Row
 
 Results = Annotated[Path, typer.Argument(help="The directory for results.jsonl.")]
@@ -126,17 +126,17 @@ class Measuring:
         for table in [model_table(rows)] if alone else all_tables(rows):
             Console().print(table)
 
-    def show_order(self, pairing: Pairing, order: str | None) -> None:
+    def show_order(self, sources: Sources, order: str | None) -> None:
         """Say which order was used where none was given; last, so that errors are alone.
 
         Args:
-            pairing: How teacher and student go together.
+            sources: Teacher and student.
             order: What `--order` says.
         """
         from ..evaluate.parallel import is_first
 
         if order is None and is_first():
-            typer.echo(str(pairing), err=True)
+            typer.echo(sources.order_line, err=True)
 
 
 def measuring(command: Callable[..., None]) -> Callable[..., None]:

@@ -48,8 +48,7 @@ def sizes(
     as_json: options.Json = False,
 ) -> None:
     """Print every member's layers, parameters, bytes and memory."""
-    from ..checkpoint.blueprint import imagined_pair, open_for_counting, open_teacher
-    from ..checkpoint.pairing import Pairing
+    from ..checkpoint.sources import Source, Sources
     from ..errors import LayerMapError
     from ..layers import order_name
     from ..models.config import num_layers
@@ -58,10 +57,9 @@ def sizes(
 
     limit = None if memory is None else parse_bytes(memory, "--memory")
     if student is None:
-        checkpoint = open_teacher(teacher)
-        depth = num_layers(checkpoint.config)
-        layers = options.layer_map(depth, keep, every, first, last)
-        pair, pairing = imagined_pair(checkpoint, layers), Pairing.of(layers, checkpoint.config)
+        source = Source.open(teacher, weights=False)
+        layers = options.layer_map(num_layers(source.config), keep, every, first, last)
+        sources = Sources.uncut(source, layers)
     elif (every, first, last) != (None, None, None):
         raise LayerMapError(
             "the student is there already",
@@ -69,20 +67,21 @@ def sizes(
             fix="leave them out, or name its layers with --keep",
         )
     else:
-        pair, pairing = open_for_counting(teacher, student, options.kept_layers(keep))
-    context = default_context(pair.teacher.config) if context is None else context
-    along = pairing.order if order is None else order
-    members = pair.layers.members(along)
-    rows = member_sizes(pair, members, dtype=dtype, context=context, batch=batch)
+        kept = options.kept_layers(keep)
+        sources = Sources.open(teacher, student, keep=kept, weights=False)
+    context = default_context(sources.teacher.config) if context is None else context
+    along = sources.order if order is None else order
+    members = sources.members(along)
+    rows = member_sizes(sources, members, dtype=dtype, context=context, batch=batch)
     if as_json:
-        source = pairing.order_source if order is None else "given"
-        said = {"order": order_name(along), "order_source": source}
+        found_in = sources.order_source if order is None else "given"
+        said = {"order": order_name(along), "order_source": found_in}
         found = [_row(size, context, batch, limit) | said for size in rows]
         typer.echo(json.dumps(found, indent=2))
     else:
         _print_table(rows, context, batch, limit)
     if order is None:
-        typer.echo(str(pairing), err=True)
+        typer.echo(sources.order_line, err=True)
 
 
 def _row(size: Size, context: int, batch: int, limit: int | None) -> dict[str, Any]:

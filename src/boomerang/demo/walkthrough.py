@@ -14,18 +14,16 @@ from typing import Any
 from ..baselines.naive import evaluate_naive
 from ..baselines.random import evaluate_random
 from ..build import build
-from ..checkpoint.directory import read_config
 from ..checkpoint.lock import locked
 from ..checkpoint.output import check_apart
 from ..checkpoint.resolve import resolve
+from ..checkpoint.sources import Source, Sources
 from ..checkpoint.student_config import read_student_config
 from ..distill import distill
-from ..evaluate import evaluate
+from ..evaluate import evaluate_sources
 from ..evaluate.results import Row
-from ..hashing import content_hash
 from ..layers import LayerMap
-from ..models.config import num_layers
-from ..models.default_order import default_order_for
+from ..models.config import num_layers, paper_order
 from ..report.figure import save_figure
 from ..report.write import write_report
 from ..student import init_student
@@ -99,24 +97,24 @@ def run_demo(
         check_apart(out, teacher)
     check_output(out)
     directory = _teacher(out, teacher, real, say)
-    config = read_config(directory)
-    depth = num_layers(config)
+    source = Source.open(directory)
+    depth = num_layers(source.config)
     layers = (
         LayerMap.every(2, num_layers=depth, first=1, last=2)
         if keep is None
         else LayerMap(keep, num_layers=depth)
     )
-    fields = {"order": default_order_for(config), **(real_settings() if real else {}), **settings}
-    plan = Settings(content_hash(directory), kept=layers.kept, **fields)
+    fields = {"order": paper_order(source.config), **(real_settings() if real else {}), **settings}
+    plan = Settings(source.content_hash, kept=layers.kept, **fields)
     texts = Texts.of(data, plan.heldout_characters)
     plan = plan.with_text(texts.name, tokens)
     with locked(out):
         claim(out, plan)
-        return _walk(directory, out, layers, plan, texts, controls, say)
+        return _walk(source, out, layers, plan, texts, controls, say)
 
 
 def _walk(
-    directory: Path,
+    teacher: Source,
     out: Path,
     layers: LayerMap,
     plan: Settings,
@@ -124,6 +122,7 @@ def _walk(
     controls: bool,
     say: Say,
 ) -> Outcome:
+    directory = teacher.directory
     training, heldout = texts.write(out / "text", plan.heldout_characters)
     characters = len(heldout.read_text(encoding="utf-8"))
     if not (out / "student" / "config.json").exists():
@@ -133,7 +132,7 @@ def _walk(
         f"1/6 Cut: a student of {layers.num_student_layers} of the teacher's {layers.num_layers} "
         f"layers (kept {', '.join(map(str, layers.kept))}) -> {out / 'student-cut'}"
     )
-    _cut(directory, out / "student-cut", layers, plan)
+    _cut(teacher, out / "student-cut", layers, plan)
     say(f"2/6 Distil it on {plan.tokens:,} tokens of {plan.text_name} -> {out / 'student'}")
     student = distill(recipe(plan, directory, out / "student-cut", out / "student", training))
 
@@ -149,16 +148,17 @@ def _walk(
         f"3/6 Measure all {layers.max_patch + 1} sizes on {characters:,} characters of held-out "
         f"{plan.text_name} -> {results}"
     )
-    rows = evaluate(directory, student, results, **measuring)
+    sources = Sources.pair(teacher, Source.open(student))
+    rows = evaluate_sources(sources, results, **measuring)
     say("4/6 Measure naive pruning: the same layers, not distilled")
-    rows += evaluate_naive(directory, layers, results, **measuring)
+    rows += evaluate_naive(teacher, layers, results, **measuring)
     if controls:
         say(f"4b/6 Distil a student from random weights on as many tokens -> {out / 'random'}")
-        _cut(directory, out / "random-cut", layers, plan, random=True)
+        _cut(teacher, out / "random-cut", layers, plan, random=True)
         plain = recipe(plan, directory, out / "random-cut", out / "random", training)
         # Random weights must all be free to learn.
-        control = distill(plain.model_copy(update={"freeze": []}))
-        rows += evaluate_random(directory, control, results, **measuring)
+        control = Source.open(distill(plain.model_copy(update={"freeze": []})))
+        rows += evaluate_random(Sources.pair(teacher, control), results, **measuring)
     figure = save_figure(rows, out / "figure")
     report = write_report([results], out / "report.html")
     say(f"5/6 Draw size against perplexity -> {figure[0]}, {figure[1]}, {report}")
@@ -182,7 +182,7 @@ def _teacher(out: Path, teacher: str | None, real: bool, say: Say) -> Path:
 
 
 def _cut(
-    teacher: Path, out: Path, layers: LayerMap, plan: Settings, *, random: bool = False
+    teacher: Source, out: Path, layers: LayerMap, plan: Settings, *, random: bool = False
 ) -> None:
     if not out.exists():
         init_student(teacher, out, layers, random=random, seed=plan.seed)

@@ -8,12 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..checkpoint.companions import find_companions
-from ..checkpoint.directory import read_config
-from ..checkpoint.pairing import pair_up
-from ..checkpoint.resolve import resolve
+from ..checkpoint.sources import Source, Sources
 from ..errors import DataError, RecipeError
-from ..hashing import content_hash
-from ..layers import LayerMap
 from ..models.config import max_positions, num_layers
 from ..text.documents import check_file
 from ..text.sources import Data
@@ -29,60 +25,42 @@ class Inputs:
     """The inputs of a run on this machine.
 
     Args:
-        teacher: The teacher's directory.
-        student: The initialised student's; None when it is cut from the teacher.
-        layers: The teacher layers the student is cut from.
+        sources: The teacher, and the initialised student unless it is cut from the teacher.
         data: The text.
     """
 
-    teacher: Path
-    student: Path | None
-    layers: LayerMap
+    sources: Sources
     data: Data
 
     @classmethod
     def find(cls, recipe: Recipe) -> Inputs:
-        """Resolve what a recipe names, and see that rows, student and members fit the teacher.
+        """Find what a recipe names, and see that rows, student and members fit the teacher.
 
         Args:
             recipe: The recipe; `resolved`.
 
         Raises:
-            RecipeError: `data.sequence_length` is more than the teacher has positions for, the
-                student is another teacher's, or it has no such members.
-            CheckpointError: A model cannot be found, or the kept layers are not known.
-            LayerMapError, ArchitectureError: As `pair_up`.
+            RecipeError: `data.sequence_length` is more than the teacher has positions for, or the
+                student has no such members.
+            BoomerangError: As `Sources.pair`.
         """
         trust = recipe.model.trust_remote_code
-        teacher = resolve(recipe.teacher, trust_remote_code=trust)
-        config = read_config(teacher)
-        length, limit = recipe.data.sequence_length, max_positions(config)
+        teacher = Source.open(recipe.teacher, trust_remote_code=trust)
+        length, limit = recipe.data.sequence_length, max_positions(teacher.config)
         if limit is not None and length > limit:
             raise RecipeError(
                 f"is {length} and the teacher has {limit} positions",
                 where="data.sequence_length",
                 fix=f"give at most {limit}",
             )
-        depth = num_layers(config)
-        given = None if recipe.keep is None else recipe.layers(depth)
+        given = None if recipe.keep is None else recipe.layers(num_layers(teacher.config))
         if recipe.student is None:
             assert given is not None
-            return cls(teacher, None, given, recipe.data)
-        student = resolve(recipe.student, trust_remote_code=trust)
-        layers = pair_up(teacher, student, None if given is None else given.kept).layers
-        if layers.num_layers != depth:
-            raise RecipeError(
-                f"was cut from {layers.num_layers} layers and the teacher has {depth}",
-                where="student",
-            )
-        found = num_layers(read_config(student))
-        if found != layers.num_student_layers:
-            raise RecipeError(
-                f"has {found} layers and the kept layers make it {layers.num_student_layers}",
-                where="student",
-            )
-        recipe.members(layers)
-        return cls(teacher, student, layers, recipe.data)
+            return cls(Sources.uncut(teacher, given), recipe.data)
+        student = Source.open(recipe.student, trust_remote_code=trust)
+        sources = Sources.pair(teacher, student, keep=None if given is None else given.kept)
+        recipe.members(sources.layers)
+        return cls(sources, recipe.data)
 
     def hashes(self) -> dict[str, str]:
         """Content hashes by role: `text`, `tokenizer`, `teacher` and, if there is one, `student`.
@@ -97,10 +75,10 @@ class Inputs:
         found = {
             "text": self.text_hash,
             "tokenizer": self.tokenizer_hash,
-            "teacher": content_hash(self.teacher),
+            "teacher": self.sources.teacher.content_hash,
         }
-        if self.student is not None:
-            found["student"] = content_hash(self.student)
+        if self.sources.student is not None:
+            found["student"] = self.sources.student.content_hash
         return found
 
     @cached_property
@@ -126,7 +104,7 @@ class Inputs:
     def tokenizer_hash(self) -> str:
         """A short hash of the files of the teacher's tokenizer, its chat templates included."""
         digest = hashlib.sha256()
-        for name, path in find_companions(self.teacher).items():
+        for name, path in find_companions(self.sources.teacher.directory).items():
             if not name.startswith(_NO_TOKENIZER):
                 digest.update(f"{name}\n".encode())
                 _update(digest, path)

@@ -17,8 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..errors import LayerMapError, RecipeError
 from ..layers import LayerMap
-from ..models.config import num_layers
-from ..models.default_order import default_order_for
+from ..models.config import num_layers, paper_order
 from ..settings import Section, as_recipe_error, merged, overridden, read_yaml
 from ..text.sources import Data
 from .fields import check_training
@@ -52,10 +51,6 @@ class ModelOptions(Section):
 
     attn_implementation: str | None = None
     trust_remote_code: bool = False
-
-    def for_tokenizer(self) -> dict[str, Any]:
-        """Keyword arguments of `load_tokenizer`."""
-        return {"trust_remote_code": self.trust_remote_code}
 
     def for_model(self) -> dict[str, Any]:
         """Keyword arguments of `load_model`."""
@@ -232,7 +227,7 @@ class Recipe(Section):
                 `evaluate.members` do not fit the teacher's layers.
             ConfigError: The config does not say how many layers there are.
         """
-        order = default_order_for(teacher_config) if self.order is None else self.order
+        order = paper_order(teacher_config) if self.order is None else self.order
         content = self.model_dump() | {"order": order}
         for key in _BY_ORDER:
             if content[key] is None:

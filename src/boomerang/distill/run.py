@@ -13,10 +13,9 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import TrainingArguments
 
-from ..checkpoint.directory import read_config
-from ..checkpoint.loading import check_tokens, load_model, load_tokenizer
+from ..checkpoint.loading import check_tokens
 from ..checkpoint.lock import locked
-from ..checkpoint.resolve import resolve
+from ..checkpoint.sources import Source, Sources
 from ..errors import OutputError, RecipeError
 from ..settings import hint
 from ..student import cut
@@ -66,7 +65,8 @@ def distill(recipe: Recipe | str | Path) -> Path:
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
     order = recipe.order
-    recipe = recipe.resolved(read_config(resolve(recipe.teacher, weights=False)))
+    # The configs alone: a mistake shows before weights are downloaded.
+    recipe = recipe.resolved(Source.open(recipe.teacher, weights=False).config)
     out = Output(recipe)
     args = training_arguments(recipe)
     with locked(out.path, when=args.should_save):
@@ -173,19 +173,19 @@ def prepare(
         BoomerangError: A model or a text cannot be used.
     """
     assert recipe.switch is not None and recipe.mirror is not None
-    tokenizer = load_tokenizer(inputs.teacher, **recipe.model.for_tokenizer())
+    source = inputs.sources.teacher
+    tokenizer = source.tokenizer
     _say(args, f"Loading teacher {recipe.teacher} and its student")
     # Mixed precision wants the teacher's weights in bf16. Without it, its states must fit the
     # student's.
     precision = torch.bfloat16 if args.device.type == "cuda" and args.bf16 else torch.float32
-    teacher = load_model(
-        inputs.teacher,
+    teacher = source.model(
         dtype=precision,
         # What is to be sharded need not fit a device.
         device=None if recipe.shard else args.device,
         **recipe.model.for_model(),
     )
-    student, layers = _student(recipe, inputs, teacher), inputs.layers
+    student, layers = _student(recipe, inputs.sources, teacher), inputs.sources.layers
     module = DistillModule(
         teacher,
         student,
@@ -226,7 +226,7 @@ def prepare(
         raise RecipeError(
             f"metric_for_best_model is {metric!r}, not measured{near}", where="training"
         )
-    trainer.source, trainer.order = inputs.teacher, order
+    trainer.source, trainer.order = source.directory, order
     return trainer
 
 
@@ -292,13 +292,13 @@ def _say(args: TrainingArguments, line: str) -> None:
     console.print(line, markup=False, highlight=False)
 
 
-def _student(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel) -> PreTrainedModel:
+def _student(recipe: Recipe, sources: Sources, teacher: PreTrainedModel) -> PreTrainedModel:
     """The student in fp32, as it is before training."""
     options = {"dtype": torch.float32, **recipe.model.for_model()}
-    if inputs.student is not None:
-        return load_model(inputs.student, **options)
+    if sources.student is not None:
+        return sources.student.model(**options)
     if teacher.dtype == torch.float32:
         # `cut` shares the teacher's tensors, and training must not change those.
-        return copy.deepcopy(cut(teacher, inputs.layers))
+        return copy.deepcopy(cut(teacher, sources.layers))
     # The teacher was rounded, its checkpoint need not be; and some constants depend on the dtype.
-    return cut(load_model(inputs.teacher, **options), inputs.layers)
+    return cut(sources.teacher.model(**options), sources.layers)

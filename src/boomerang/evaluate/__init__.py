@@ -14,6 +14,7 @@ from ..callable_module import make_callable
 if TYPE_CHECKING:
     import torch
 
+    from ..checkpoint.sources import Sources
     from ..layers import Member, Order
     from .results import Row
 
@@ -71,12 +72,35 @@ def evaluate(
             process writes into it, or the disk is full.
         ResultsError: A log-likelihood or a logit is not finite, or a file in `out` is damaged.
     """
-    from ..checkpoint.loading import load_tokenizer
+    from ..checkpoint.sources import Sources
+
+    trust = bool(options.get("trust_remote_code", False))
+    return evaluate_sources(
+        Sources.open(teacher, student, keep=keep, trust_remote_code=trust),
+        out,
+        members=members,
+        order=order,
+        device=device,
+        series=series,
+        dtype=dtype,
+        **options,
+    )
+
+
+def evaluate_sources(
+    sources: Sources,
+    out: str | Path,
+    *,
+    members: Iterable[int | Member] | None = None,
+    order: Order | None = None,
+    device: torch.device | str | None = None,
+    series: str = "family",
+    **options: Any,
+) -> list[Row]:
+    """`evaluate`, for a teacher and a student that are found already."""
     from ..checkpoint.lock import locked
     from ..checkpoint.output import check_apart
-    from ..checkpoint.resolve import resolve
     from ..family import Family
-    from ..hashing import content_hash
     from .measure import measure
     from .options import Measure
     from .parallel import is_first, own_device
@@ -84,28 +108,24 @@ def evaluate(
     from .results import FAMILY, current, read_results
 
     what = Measure.of({name: options.pop(name) for name in Measure.names() if name in options})
-    keep = None if keep is None else tuple(keep)
-    trust = bool(options.get("trust_remote_code", False))
-    named = teacher, student
-    teacher, student = (resolve(each, trust_remote_code=trust) for each in named)
-    check_apart(Path(out), teacher, student)
+    teacher, student = sources.teacher, sources.student
+    assert student is not None
+    check_apart(Path(out), *sources.directories)
     device = own_device(device)
     with locked(Path(out), when=is_first()):
         rows = measure(
-            Family.from_pretrained(
-                teacher, student, dtype=dtype, device=device, keep=keep, **options
-            ),
+            Family.load(sources, device=device, **options),
             out,
             what,
-            tokenizer=load_tokenizer(teacher, trust_remote_code=trust),
-            teacher_hash=content_hash(teacher),
-            student_hash=content_hash(student),
+            tokenizer=teacher.tokenizer,
+            teacher_hash=teacher.content_hash,
+            student_hash=student.content_hash,
             series=series,
             members=members,
             order=order,
         )
         if is_first() and series == FAMILY:
-            write_provenance(out, *named, current(read_results(out)), keep)
+            write_provenance(out, sources, current(read_results(out)))
     return rows
 
 

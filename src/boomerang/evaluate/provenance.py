@@ -7,7 +7,7 @@ memory a member needs for a text of some length.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..checkpoint.jsonfile import read_bounded
 from ..checkpoint.output import write_text
-from ..checkpoint.sources import FamilyOnDisk
+from ..checkpoint.sources import Sources
 from ..errors import BoomerangError, CheckpointError, ResultsError
 from ..sizing import Cache, default_context, member_sizes
 from ..version import __version__
@@ -105,13 +105,7 @@ class Provenance(_Model):
     measured: str
 
 
-def write_provenance(
-    out: str | Path,
-    teacher: str | Path,
-    student: str | Path,
-    rows: Sequence[Row],
-    keep: Iterable[int] | None = None,
-) -> None:
+def write_provenance(out: str | Path, sources: Sources, rows: Sequence[Row]) -> None:
     """Write `family.json` beside the results.
 
     Without rows of the family itself, or with an architecture whose members cannot be built on
@@ -119,17 +113,14 @@ def write_provenance(
 
     Args:
         out: The directory of the results.
-        teacher: The teacher as the user named it.
-        student: The student as the user named it.
+        sources: Teacher and student.
         rows: All rows that are current in the results.
-        keep: The teacher layers that the student keeps, where it does not say so itself.
     """
     rows = [row for row in rows if row.series == FAMILY]
     if not rows:
         return
     try:
-        family = FamilyOnDisk.open(teacher, student, keep=keep)
-        found = _provenance(family, rows, keep_given=keep is not None)
+        found = _provenance(sources, rows)
     except BoomerangError:
         return
     path = Path(out) / PROVENANCE_FILE
@@ -159,22 +150,22 @@ def read_provenance(results: str | Path) -> Provenance | None:
     return checked(Provenance, found, path)
 
 
-def _provenance(family: FamilyOnDisk, rows: Sequence[Row], *, keep_given: bool) -> Provenance:
-    teacher, student = family.identities()
-    order = family.order
+def _provenance(sources: Sources, rows: Sequence[Row]) -> Provenance:
+    teacher, student = sources.identities
+    order, layers = sources.order, sources.layers
     measured = dict.fromkeys(row.member for row in rows)
-    members = [family.layers.member(blocks=layers) for layers in measured]
+    members = [layers.member(blocks=patched) for patched in measured]
     return Provenance(
         schema_version=SCHEMA_VERSION,
-        name=family.name,
+        name=sources.teacher.name,
         teacher=Source(id=teacher.id, revision=teacher.revision, hash=rows[-1].teacher),
         student=Source(id=student.id, revision=student.revision, hash=rows[-1].student),
-        num_teacher_layers=family.layers.num_layers,
-        kept_layers=family.layers.kept,
-        keep_given=keep_given,
-        order=order if isinstance(order, str) else family.layers.order(order),
-        context=default_context(family.pair.teacher.config),
-        dtype=family.pair.plan(family.layers.member(patch=0)).dtype,
+        num_teacher_layers=layers.num_layers,
+        kept_layers=layers.kept,
+        keep_given=sources.keep_given,
+        order=order if isinstance(order, str) else layers.order(order),
+        context=default_context(sources.teacher.config),
+        dtype=sources.files.of(layers.member(patch=0)).dtype,
         built=tuple(
             Built(
                 member=size.member.patched,
@@ -182,9 +173,9 @@ def _provenance(family: FamilyOnDisk, rows: Sequence[Row], *, keep_given: bool) 
                 bytes=size.bytes,
                 cache=size.cache,
             )
-            for size in member_sizes(family.pair, members)
+            for size in member_sizes(sources, members)
         ),
-        recipe=_recipe(family.directories[1]),
+        recipe=_recipe(sources.directories[1]),
         tools=_versions(),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )

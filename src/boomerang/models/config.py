@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from ..layers import FIRST_TO_LAST, LAST_TO_FIRST
 from .quantization import QUANTIZATION_KEYS, renumbered
 
 Config = dict[str, Any]
@@ -153,6 +154,15 @@ def max_positions(config: Config) -> int | None:
     text = text_config(config)
     limits = [text[key] for key in _POSITIONS if isinstance(text.get(key), int)]
     return min((limit for limit in limits if limit > 0), default=None)
+
+
+def paper_order(teacher: Config) -> str:
+    """The paper's order for a teacher with this config (arXiv 2510.05064, section 4.1).
+
+    First-to-last for the type llama, last-to-first for all others. Every order works on every
+    architecture; the choice changes quality alone.
+    """
+    return FIRST_TO_LAST if teacher.get("model_type") == "llama" else LAST_TO_FIRST
 
 
 def member_config(teacher: Config, teacher_layers: Sequence[int], *, tied: bool) -> Config:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.loading import check_tokens, load_model, load_tokenizer
-from ..checkpoint.resolve import resolve
+from ..checkpoint.loading import check_tokens
+from ..checkpoint.sources import Source, Sources
 from ..evaluate.perplexity import fit_window
 from ..family import Family
 from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member
@@ -105,13 +105,14 @@ def inspect_paths(
         BoomerangError: A checkpoint or a text cannot be used.
     """
     trust = bool(loading.get("trust_remote_code", False))
-    directory = resolve(teacher, trust_remote_code=trust)
+    source = Source.open(teacher, trust_remote_code=trust)
     documents = read_documents(texts)
-    tokenizer = load_tokenizer(directory, trust_remote_code=trust)
+    tokenizer = source.tokenizer
     family = None
     if student is not None:
-        family = Family.from_pretrained(directory, student, keep=keep, **loading)
-    model = load_model(directory, **loading) if family is None else family.teacher
+        other = Source.open(student, trust_remote_code=trust)
+        family = Family.load(Sources.pair(source, other, keep=keep), **loading)
+    model = source.model(**loading) if family is None else family.teacher
     window = fit_window(model.config)
     text = prepare(documents, tokenizer, window=window, stride=window)
     check_tokens(model, text.largest_token)

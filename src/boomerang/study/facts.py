@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.blueprint import open_teacher
 from ..checkpoint.directory import Checkpoint
 from ..checkpoint.output import write_text
-from ..checkpoint.resolve import resolve
+from ..checkpoint.sources import Source
 from ..demo import assets
 from ..distill.preflight import Matrices, attention_width
 from ..errors import DataError
 from ..evaluate.perplexity import DEFAULT_WINDOW
-from ..hashing import content_hash, file_hash, short_hash
+from ..hashing import file_hash, short_hash
 from ..models.config import max_positions, num_layers, text_config
 from ..models.names import is_matrix
 from ..text.documents import check_file, join_documents, read_documents
@@ -81,8 +80,8 @@ def find_facts(study: Study, texts: Path, *, download: bool) -> Facts:
     teacher = str(assets.teacher_path()) if embedded else study.teacher
     model = study.recipe.get("model")
     trust = bool(isinstance(model, dict) and model.get("trust_remote_code"))
-    directory = resolve(teacher, weights=download, trust_remote_code=trust)
-    checkpoint = open_teacher(teacher)
+    source = Source.open(teacher, weights=download, trust_remote_code=trust)
+    checkpoint = source.checkpoint
     own = {str(texts / name): text for name, text in _embedded_texts().items()} if embedded else {}
     training, held_out, excerpt = ([path] for path in own) if own else ([], [], [])
     measured = list(study.measure.texts or ([] if study.measure.tasks else held_out))
@@ -90,12 +89,12 @@ def find_facts(study: Study, texts: Path, *, download: bool) -> Facts:
     named = {*measured, *calibration, *training, *_training_files(study)}
     hashes = {path: short_hash(own[path]) if path in own else _hash(path) for path in sorted(named)}
     models = [each for each in study.baselines.pretrained if download or Path(each).is_dir()]
-    hashes |= {model: content_hash(resolve(model)) for model in models}
+    hashes |= {model: Source.open(model).content_hash for model in models}
     layers, outside = count_parameters(checkpoint)
     return Facts(
         teacher=teacher,
         config=checkpoint.config,
-        hash=content_hash(directory) if any(directory.glob("*.safetensors")) else "",
+        hash=source.content_hash if any(source.directory.glob("*.safetensors")) else "",
         layers=layers,
         outside=outside,
         training=tuple(training),

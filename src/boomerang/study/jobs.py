@@ -16,10 +16,8 @@ from ..baselines.naive import evaluate_naive
 from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
 from ..baselines.score_cache import CACHE_FILE, Cache
 from ..baselines.standalone import Standalone
-from ..checkpoint.directory import read_config
 from ..checkpoint.output import write_text
-from ..checkpoint.pairing import Pairing
-from ..checkpoint.resolve import resolve
+from ..checkpoint.sources import Source, Sources
 from ..distill import distill
 from ..distill.recipe import FILE_NAME, Recipe
 from ..evaluate import evaluate
@@ -74,8 +72,8 @@ def _distil(job: Job, directory: Directory, scratch: Path) -> list[Row]:
     if job.work["init"] == "random":
         cut = scratch / "random"
         if not cut.exists():
-            teacher = resolve(recipe.teacher)
-            layers = recipe.layers(_depth(teacher))
+            teacher = Source.open(recipe.teacher)
+            layers = recipe.layers(num_layers(teacher.config))
             init_student(teacher, cut, layers, random=True, seed=recipe.seed)
         changes |= {"student": str(cut), "keep": None}
     recipe = Recipe(**recipe.model_dump() | changes)
@@ -96,8 +94,9 @@ def _family(job: Job, directory: Directory, scratch: Path) -> list[Row]:
 
 
 def _untrained(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    sources = _sources(job)
     return evaluate_naive(
-        job.work["teacher"], _layers(job), scratch, order=job.work["order"],
+        sources.teacher, sources.layers, scratch, order=job.work["order"],
         loading=_loading(job), **_settings(job),
     )  # fmt: skip
 
@@ -112,11 +111,12 @@ def _laco(job: Job, directory: Directory, scratch: Path) -> list[Row]:
 
 def _pruned(job: Job, scratch: Path, make: Callable[..., list[Standalone]]) -> list[Row]:
     bench = _bench(job)
+    teacher = bench.sources.teacher
     models = make(
         bench.model,
-        calibration_text(job.work["calibration"], bench.tokenizer, bench.model),
+        calibration_text(job.work["calibration"], teacher.tokenizer, bench.model),
         job.work["sizes"],
-        teacher_hash=bench.teacher_hash,
+        teacher_hash=teacher.content_hash,
         cache=Cache(scratch / CACHE_FILE),
     )
     return _alone(bench, models, job, scratch)
@@ -151,18 +151,13 @@ _KINDS: dict[str, Callable[[Job, Directory, Path], list[Row]]] = {
 
 
 def _bench(job: Job) -> Bench:
-    teacher = resolve(job.work["teacher"])
-    # No family is patched here: the order is of no consequence.
-    pairing = Pairing.of(_layers(job), read_config(teacher))
-    return Bench(teacher, pairing, _loading(job))
+    return Bench(_sources(job), _loading(job))
 
 
-def _layers(job: Job) -> LayerMap:
-    return LayerMap(job.work["keep"], _depth(resolve(job.work["teacher"])))
-
-
-def _depth(teacher: Path) -> int:
-    return num_layers(read_config(teacher))
+def _sources(job: Job) -> Sources:
+    trust = bool(job.work["loading"].get("trust_remote_code", False))
+    teacher = Source.open(job.work["teacher"], trust_remote_code=trust)
+    return Sources.uncut(teacher, LayerMap(job.work["keep"], num_layers(teacher.config)))
 
 
 def _settings(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a member consists of on disk: for each of its tensors, the bytes it is made from."""
+"""The files of a member on disk: for each tensor, the bytes that it is made from."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A tensor of a new checkpoint and the one it is made of.
+    """A tensor of a new checkpoint, and the tensor that it is made from.
 
     Args:
         name: Its name in the new checkpoint.
-        source: The tensor whose numbers it takes.
+        source: The tensor on disk.
         dtype: The dtype it is written in, as safetensors spells it.
     """
 
@@ -42,15 +42,15 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A new checkpoint, entirely known and not yet written.
+class MemberFiles:
+    """A member's checkpoint, known in full and not yet written.
 
     Args:
-        member: The member it is.
+        member: The member.
         items: Its tensors, in the order of the model.
         config: Its `config.json`.
         tied: Whether embedding and output matrix are one.
-        dtype: The dtype of most of its numbers, as torch spells it; None where no tensor has one.
+        dtype: torch's name of the dtype of most numbers; None where no tensor has such a dtype.
     """
 
     member: Member
@@ -64,29 +64,32 @@ class Plan:
         """The size of all tensors in bytes."""
         return sum(item.length for item in self.items)
 
+    @property
+    def parameters(self) -> int:
+        """The numbers in all tensors; tied matrices count once."""
+        return sum(item.source.elements for item in self.items)
+
 
 def equal_on_disk(a: Item, b: Item) -> bool:
-    """Whether two tensors are bitwise equal in the dtypes they are written in.
-
-    Different ones differ in the first piece, so that no more is read.
-    """
+    """Whether two tensors are bitwise equal in the dtypes they are written in."""
+    # Different ones differ in the first piece, so that no more is read.
     both = zip(pieces(a.source, a.dtype), pieces(b.source, b.dtype), strict=True)
     return all(x == y for x, y in both)
 
 
-class Pair:
-    """A teacher and a student on disk, found to fit each other.
+class FamilyFiles:
+    """The checkpoints of a teacher and its student, and of every member made of them.
 
     Args:
         teacher: The teacher.
         student: The student.
-        layers: The teacher layers the student was cut from.
-        equal: Says whether two matrices of one shape and dtype are the same.
+        layers: The teacher layers that the student keeps.
+        equal: Whether two matrices of one shape and dtype are the same.
 
     Raises:
-        LayerMapError: They do not have the numbers of layers that `layers` states.
         ArchitectureError: They are of different architecture, width or vocabulary.
         CheckpointError: A checkpoint contradicts itself.
+        ConfigError: The teacher's config cannot be carried over to the student's layers.
     """
 
     def __init__(
@@ -104,20 +107,19 @@ class Pair:
         self._equal = equal
         self._known: dict[tuple[Item, Item], bool] = {}
         self._main_dtype = teacher.dtype
-        # Importing transformers takes seconds: it is asked only where a name is unusual.
+        # transformers takes seconds to import, so it is asked only where a name is unusual.
         self._all_plain = all(map(_is_plain, teacher.tensors))
         self._words: dict[str, frozenset[str]] = {}
 
-    def plan(self, member: Member, dtype: str | None = None) -> Plan:
-        """The checkpoint of a member.
+    def of(self, member: Member, dtype: str | None = None) -> MemberFiles:
+        """The files of a member.
 
         Args:
             member: A member of the family of `layers`.
             dtype: torch's name of the dtype to write; by default each tensor has the teacher's.
 
         Raises:
-            CheckpointError: The dtype is unknown, or the checkpoints are quantised and cannot have
-                it.
+            CheckpointError: The dtype is unknown, or the teacher is quantised.
             ConfigError: The config cannot be carried over to the member's layers.
         """
         target = self._target(dtype)
@@ -140,7 +142,7 @@ class Pair:
         written = dtype or spelled.get(self._main_dtype or "")
         if written is not None:
             set_dtype(config, written)
-        return Plan(member, tuple(items), config, tied, written)
+        return MemberFiles(member, tuple(items), config, tied, written)
 
     def _target(self, dtype: str | None) -> str | None:
         if dtype is None:
@@ -156,7 +158,7 @@ class Pair:
         return DTYPES[dtype]
 
     def _dtype(self, tensor: Tensor, model: Tensor, target: str | None) -> str:
-        """The dtype to write a tensor in: the wanted one, or that of the teacher's counterpart."""
+        """The dtype to write: the one asked for, or that of the teacher's tensor of this name."""
         if tensor.dtype not in FLOATS or model.dtype not in FLOATS:
             return tensor.dtype
         if target is None:
@@ -164,10 +166,10 @@ class Pair:
         return "F32" if self._stays_wide(model, target) else target
 
     def _stays_wide(self, model: Tensor, target: str) -> bool:
-        """Whether float32 numbers of the teacher must not be narrowed.
+        """Whether a float32 tensor of the teacher must stay float32.
 
-        Its class says so of some, such as the corrections of a router; what is neither a weight nor
-        a bias and stands in float32 among narrower numbers does so on purpose.
+        The teacher's class says so for some, such as the corrections of a router. A tensor that is
+        neither a weight nor a bias and is float32 among narrower tensors is so on purpose.
         """
         if model.dtype != "F32" or target == "F32" or self._all_plain:
             return False
@@ -226,10 +228,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _kept_words(config: Config, target: str) -> frozenset[str]:
-    """Words in the names of tensors that the teacher's class keeps in float32, whatever is asked.
-
-    For float16 there are more of them than for bfloat16.
-    """
+    """Words in the names of tensors that the teacher's class always keeps in float32."""
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
     kind = str(config.get("model_type"))
@@ -237,6 +236,7 @@ def _kept_words(config: Config, target: str) -> frozenset[str]:
         return frozenset()
     model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
     words = set(model._keep_in_fp32_modules_strict or ())
+    # More tensors stay wide beside float16 than beside bfloat16.
     if target == "F16":
         words |= set(model._keep_in_fp32_modules or ())
     return frozenset(words)
