@@ -107,19 +107,15 @@ def lay_out(
         DataError: As `encode`.
     """
     encoded = [encode(request, max_length) for request in requests]
-    rows = []
-    tree: _Tree | None = None
+    rows, tree = [], _Tree()
     # In this order every sequence shares the most tokens with the one before it.
     for index in sorted(range(len(encoded)), key=lambda i: encoded[i][0]):
         tokens, targets = encoded[index]
-        if tree is None or not tree.takes(tokens, branch_limit, width):
-            if tree is not None:
-                rows.append(tree.row())
+        if not tree.takes(tokens, branch_limit, width):
+            rows.append(tree.row())
             tree = _Tree()
         tree.add(index, tokens, targets)
-    if tree is not None:
-        rows.append(tree.row())
-    return rows
+    return [*rows, tree.row()] if encoded else []
 
 
 class _Tree:
