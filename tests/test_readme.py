@@ -68,3 +68,13 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_walks_name_files_that_exist() -> None:
+    root = Path(__file__).parents[1]
+    walks = (root / "CONTRIBUTING.md").read_text().partition("## Three walks")[2]
+    names = set(re.findall(r"`([a-z_]+/)?([a-z_]+\.py)`", walks.partition("## Tests")[0]))
+    assert len(names) > 20
+    files = {(f"{path.parent.name}/", path.name) for path in (root / "src/boomerang").rglob("*.py")}
+    known = files | {("", name) for _, name in files}
+    assert not names - known

@@ -48,7 +48,9 @@ def test_a_pass_goes_on_from_a_state_or_from_what_layers_returned() -> None:
     assert torch.equal(runner.run(other, entry=plain[0])[LAST], plain[LAST])
     for depth, output in kept.items():
         ran: list[int] = []
-        hooks = [layer.register_forward_hook(lambda *_: ran.append(1)) for layer, _ in before]
+        hooks = [
+            layer.register_forward_hook(lambda *_, ran=ran: ran.append(1)) for layer, _ in before
+        ]
         given = [output] * depth
         final, _ = runner.resume(INPUTS, given, [])
         for hook in hooks:
