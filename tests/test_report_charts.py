@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,17 @@ def test_styles_of_the_usual_baselines_are_fixed_and_all_differ() -> None:
         [("family", "family"), ("baseline", "laco"), ("baseline", "naive"), ("baseline", "random")]
     )
     assert several[3] == alone[0]
-    assert len({(style.light, style.dash, style.marker) for style in several}) == 4
+    assert len(set(several)) == 4
+
+
+def test_every_colour_of_a_line_has_a_variable_in_both_themes() -> None:
+    css = (files("boomerang.report") / "assets" / "page.css").read_text()
+    kinds = ("family", "baseline", "external")
+    colours = {style.color for kind in kinds for style in styles([(kind, "x")] * 6)}
+    assert len(colours) == 8
+    for colour in colours:
+        # In the light theme, and in the dark one by the system's choice and by the reader's.
+        assert css.count(f"--c{colour[1:].lower()}:") == 3
 
 
 def test_numbers_are_spelled_alike() -> None:

@@ -27,7 +27,8 @@ def _print(rows: list[Row]) -> str:
 
 def test_png_and_svg_show_every_series(tmp_path: Path) -> None:
     rows = text_rows("family", FAMILY) + text_rows("naive", NAIVE) + text_rows("random", RANDOM)
-    png, svg = save_figure(rows, tmp_path / "new" / "curve", title="cost in $ and $")
+    rows = [row.model_copy(update={"task": "cost in $ and $"}) for row in rows]
+    png, svg = save_figure(one_chart(rows), tmp_path / "new" / "curve")
     assert sorted(path.name for path in png.parent.iterdir()) == ["curve.png", "curve.svg"]
     with Image.open(png) as image:
         assert image.format == "PNG"
@@ -43,8 +44,8 @@ def test_png_and_svg_show_every_series(tmp_path: Path) -> None:
 
 def test_one_set_of_rows_is_one_picture(tmp_path: Path) -> None:
     rows = text_rows("family", FAMILY)
-    _, first = save_figure(rows, tmp_path / "a")
-    _, second = save_figure(rows, tmp_path / "b")
+    _, first = save_figure(one_chart(rows), tmp_path / "a")
+    _, second = save_figure(one_chart(rows), tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -57,7 +58,7 @@ def test_one_set_of_rows_is_one_picture(tmp_path: Path) -> None:
     ],
 )
 def test_axes_say_what_they_show(rows: list[Row], scale: str, unit: str) -> None:
-    figure = figure_module._paper_figure(one_chart(rows, metric="perplexity"), None)
+    figure = figure_module._paper_figure(one_chart(rows))
     (axes,) = figure.axes
     assert axes.get_yscale() == scale
     assert axes.get_xlabel() == f"Parameters ({unit})"
@@ -106,14 +107,14 @@ def test_only_the_last_student_is_shown() -> None:
 def test_tasks_and_metrics_that_are_not_there_are_refused(tmp_path: Path) -> None:
     rows = text_rows("family", FAMILY)
     with pytest.raises(ResultsError, match="there are no results"):
-        save_figure([], tmp_path / "x")
+        one_chart([])
     with pytest.raises(ResultsError, match="no results for accuracy of books"):
-        save_figure(rows, tmp_path / "x", metric="accuracy")
+        one_chart(rows, metric="accuracy")
     with pytest.raises(ResultsError, match="name one task"):
-        save_figure(rows + text_rows("family", FAMILY, task="stories"), tmp_path / "x")
+        one_chart(rows + text_rows("family", FAMILY, task="stories"))
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
-        save_figure(rows, tmp_path / "file" / "curve")
+        save_figure(one_chart(rows), tmp_path / "file" / "curve")
 
 
 def test_the_table_fits_a_terminal_and_marks_noise() -> None:

@@ -167,7 +167,7 @@ def test_a_large_report_stays_small(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('{"member": []}', 'results.jsonl line 1: field "patch" is missing'),
-        ("[1]", "line 1: is no JSON object"),
+        ("[1]", "line 1: is not a JSON object"),
         ("{} {}\n{}", "line 1: is not JSON"),
         ("", "there are no results"),
     ],

@@ -24,6 +24,7 @@ from ..evaluate import evaluate_sources
 from ..evaluate.results import Row
 from ..layers import LayerMap
 from ..models.config import num_layers, paper_order
+from ..report.charts import one_chart
 from ..report.figure import save_figure
 from ..report.write import write_report
 from ..student import init_student
@@ -159,7 +160,7 @@ def _walk(
         # Random weights must all be free to learn.
         control = Source.open(distill(plain.model_copy(update={"freeze": []})))
         rows += evaluate_random(Sources.pair(teacher, control), results, **measuring)
-    figure = save_figure(rows, out / "figure")
+    figure = save_figure(one_chart(rows), out / "figure")
     report = write_report([results], out / "report.html")
     say(f"5/6 Draw size against perplexity -> {figure[0]}, {figure[1]}, {report}")
 

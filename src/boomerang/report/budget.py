@@ -18,24 +18,12 @@ _LONGEST = 1 << 17
 
 @dataclass(frozen=True)
 class Candidate:
-    """A measured member of a family.
+    """A measured member of a family, and the command that builds it."""
 
-    Attributes:
-        member: Its patched layers.
-        patch: k.
-        layers: The number of its layers.
-        parameters: Numbers stored.
-        weights: Bytes of the weights, as they are built where that is known, else as measured.
-        cache: Its KV cache for one text, by how many tokens are kept; none where not known.
-        command: What builds it.
-    """
-
-    member: tuple[int, ...]
-    patch: int
-    layers: int
+    row: Row
     parameters: int
-    weights: int
-    cache: tuple[Cache, ...]
+    weights: int  # bytes, as they are built where that is known, else as measured
+    cache: tuple[Cache, ...]  # for one text, by how many tokens are kept; none where not known
     command: str
 
     def memory(self, context: int | None) -> Memory:
@@ -45,19 +33,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choices:
-    """The members of one set along one order, to choose from.
+    """The members of one set along one order, to choose from."""
 
-    Attributes:
-        key: The line of the charts that they are.
-        candidates: By size.
-        context: Tokens that memory is stated for by default; None where no KV cache is known.
-        everything: How many members the order has from student to teacher, or None if unknown.
-    """
-
-    key: Key
-    candidates: tuple[Candidate, ...]
-    context: int | None
-    everything: int | None
+    key: Key  # of their line in the charts
+    candidates: tuple[Candidate, ...]  # by size
+    context: int | None  # tokens that memory is stated for; None where no KV cache is known
+    everything: int | None  # how many members the order has; None if unknown
 
     @property
     def contexts(self) -> tuple[int, ...]:
@@ -103,17 +84,11 @@ def _choices(each: ResultSet) -> list[Choices]:
 
 def _candidate(each: ResultSet, row: Row) -> Candidate:
     known = each.provenance
-    sizes = () if known is None else known.built
-    built = next((size for size in sizes if size.member == row.member), None)
-    return Candidate(
-        member=row.member,
-        patch=row.patch,
-        layers=row.num_layers,
-        parameters=row.parameters if built is None else built.parameters,
-        weights=row.bytes if built is None else built.bytes,
-        cache=(built and built.cache) or (),
-        command=_command(each, row),
-    )
+    for built in known.built if known else ():
+        if built.member == row.member:
+            size = (built.parameters, built.bytes, built.cache or ())
+            return Candidate(row, *size, _command(each, row))
+    return Candidate(row, row.parameters, row.bytes, (), _command(each, row))
 
 
 def _command(each: ResultSet, row: Row) -> str:

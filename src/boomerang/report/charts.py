@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from ..errors import ResultsError
-from ..evaluate.results import FAMILY, Row
+from ..evaluate.results import FAMILY, PERPLEXITY, Row
 from .external import External
 from .lines import Line, Point, all_lines
 from .sources import ResultSet, shown
@@ -22,23 +23,14 @@ _LOG_FROM = 2.5
 
 @dataclass(frozen=True)
 class Chart:
-    """One metric on one task, or its mean over several.
-
-    Attributes:
-        task: The task.
-        metric: The metric.
-        lines: At least one, the families first.
-        averaged: The tasks whose mean it shows, or none.
-        left_out: Names of what the mean leaves out, because it was not measured on all of them.
-        close_up: Whether it shows the families alone, of a chart in which they lie flat.
-    """
+    """One metric on one task, or its mean over several."""
 
     task: str
     metric: str
-    lines: tuple[Line, ...]
-    averaged: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    close_up: bool = False
+    lines: tuple[Line, ...]  # at least one, the families first
+    averaged: tuple[str, ...] = ()  # the tasks whose mean it shows
+    left_out: tuple[str, ...] = ()  # models and lines that were not measured on all of them
+    close_up: bool = False  # the families alone, of a chart in which they lie flat
 
     @property
     def points(self) -> list[Point]:
@@ -51,17 +43,10 @@ class Chart:
 
         Only where lower is better: those metrics have no upper end, and bad models explode.
         """
-        lowest = min(point.value - (point.stderr or 0.0) for point in self.points)
-        return lowest > 0 and self._spans_much
-
-    @property
-    def _spans_much(self) -> bool:
         values = [point.value for point in self.points]
-        return (
-            lower_is_better(self.metric) is True
-            and min(values) > 0
-            and max(values) / min(values) >= _LOG_FROM
-        )
+        lowest = min(point.value - (point.stderr or 0.0) for point in self.points)
+        wide = lowest > 0 and max(values) / min(values) >= _LOG_FROM
+        return wide and lower_is_better(self.metric) is True
 
 
 def charts(sets: Sequence[ResultSet], external: Mapping[str, Sequence[External]]) -> list[Chart]:
@@ -97,7 +82,7 @@ def measured(lines: Sequence[Line], measures: Iterable[tuple[str, str]]) -> list
     return found
 
 
-def one_chart(rows: Sequence[Row], *, task: str | None = None, metric: str) -> Chart:
+def one_chart(rows: Sequence[Row], *, task: str | None = None, metric: str = PERPLEXITY) -> Chart:
     """The chart of one task and metric of one set of results.
 
     Args:
@@ -136,8 +121,7 @@ def _close_up(chart: Chart) -> list[Chart]:
     if not families or len(families) == len(chart.lines):
         return []
     alone = replace(chart, lines=families, left_out=(), close_up=True)
-    log = chart._spans_much
-    room = _span(alone, log) / (_span(chart, log) or 1.0)
+    room = _span(alone, chart.is_log) / (_span(chart, chart.is_log) or 1.0)
     return [alone] if 0 < room < _LITTLE_ROOM else []
 
 
@@ -221,22 +205,16 @@ def _mean(points: Sequence[Point], task: str) -> Point:
     changes = [point.change for point in points if point.change is not None]
     change = None
     if len(changes) == len(points):
-        change = (_of([each[0] for each in changes]), _stderr([each[1] for each in changes]))
+        change = (fmean([each[0] for each in changes]), _stderr([each[1] for each in changes]))
     return replace(
         points[0],
         task=task,
-        value=_of([point.value for point in points]),
+        value=fmean([point.value for point in points]),
         stderr=_stderr([point.stderr for point in points]),
         change=change,
     )
 
 
-def _of(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _stderr(errors: Sequence[float | None]) -> float | None:
     known = [error for error in errors if error is not None]
-    if len(known) < len(errors):
-        return None
-    return math.sqrt(math.fsum(error * error for error in known)) / len(known)
+    return math.hypot(*known) / len(known) if len(known) == len(errors) else None

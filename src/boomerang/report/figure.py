@@ -16,8 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..errors import OutputError
-from ..evaluate.results import PERPLEXITY, Row
-from .charts import Chart, one_chart
+from .charts import Chart
 from .lines import Line, Point
 from .words import better, bytes_unit, count_unit, label, lower_is_better
 
@@ -42,16 +41,9 @@ PAPER_RC: Any = {
 
 @dataclass(frozen=True)
 class SizeAxis:
-    """The horizontal axis for one unit of size.
+    """The horizontal axis for one unit of size; sizes are divided before they are drawn."""
 
-    Attributes:
-        unit: One of `UNITS`.
-        title: The name of the axis.
-        divisor: What sizes are divided by before they are drawn.
-        limits: Where it begins and ends, in sizes divided.
-    """
-
-    unit: str
+    unit: str  # one of `UNITS`
     title: str
     divisor: float
     limits: tuple[float, float]
@@ -78,38 +70,21 @@ class SizeAxis:
         return None if size is None else size / self.divisor
 
 
-def save_figure(
-    rows: Sequence[Row],
-    stem: str | Path,
-    *,
-    task: str | None = None,
-    metric: str = PERPLEXITY,
-    title: str | None = None,
-) -> tuple[Path, Path]:
-    """The paths of a PNG and an SVG of size against quality, which it draws.
+def save_figure(chart: Chart, stem: str | Path) -> tuple[Path, Path]:
+    """The paths of a chart as PNG and SVG, which it writes; existing files are replaced.
+
+    The PNG is 1600 pixels wide. Letters in the SVG are paths, so that it needs no fonts.
 
     Args:
-        rows: Rows of any series; the family, naive pruning and other baselines become curves.
-        stem: Path of the two files without their suffix; existing files are replaced.
-        task: The task; may be left out when the rows are of one task only.
-        metric: The metric on the vertical axis.
-        title: A heading; by default none.
-
-    Returns:
-        The paths of the PNG (1600 pixels wide) and the SVG (text as paths, no outside fonts).
+        chart: The chart.
+        stem: Path of the two files without their suffix.
 
     Raises:
-        ResultsError: No rows of this task and metric, or several tasks and none named.
         OutputError: The files cannot be written.
     """
-    return save_chart(one_chart(rows, task=task, metric=metric), stem, title=title)
-
-
-def save_chart(chart: Chart, stem: str | Path, *, title: str | None = None) -> tuple[Path, Path]:
-    """As `save_figure`, of a chart of a report."""
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
     with matplotlib.rc_context(PAPER_RC):
-        figure = _paper_figure(chart, title)
+        figure = _paper_figure(chart)
         save_picture(figure, png)
         save_picture(figure, svg)
     return png, svg
@@ -137,7 +112,7 @@ def line_id(line: Line, axis: SizeAxis) -> str:
     return f"line-{line.index}-{axis.unit}"
 
 
-def _paper_figure(chart: Chart, title: str | None) -> Figure:
+def _paper_figure(chart: Chart) -> Figure:
     figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -149,8 +124,6 @@ def _paper_figure(chart: Chart, title: str | None) -> Figure:
     space = "\n" if len(what) + len(hint) > 42 else " "
     axes.set_ylabel(_printable(what) + f"{space}({hint})" * bool(hint))
     axes.xaxis.grid(True, color="0.9")
-    if title is not None:
-        axes.set_title(title)
     figure.legend(
         loc="outside upper left", ncols=min(3, len(chart.lines)), frameon=False, handlelength=3
     )
@@ -189,7 +162,7 @@ def _draw_line(
 ) -> None:
     places, values = [x for x, _ in known], [point.value for _, point in known]
     errors = [point.stderr or 0.0 for _, point in known]
-    color, marker = line.style.light, line.style.marker
+    color, marker = line.style.color, line.style.marker
     dash = line.style.dash if line.key.connected else "none"
     # The first line is on top, and families above all others.
     zorder = (3 if line.kind == "family" else 2) - line.index / 1000
@@ -223,7 +196,7 @@ def _draw_line(
 
 def _draw_end(axes: Axes, line: Line, x: float, point: Point) -> None:
     """A ring around a family's student, a star on its teacher."""
-    color, ring = line.style.light, point.name == "student"
+    color, ring = line.style.color, point.name == "student"
     axes.plot(
         [x],
         [point.value],

@@ -44,33 +44,19 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """One value of one model.
-
-    Attributes:
-        task: What it was measured on.
-        metric: What was measured.
-        value: The value.
-        stderr: Its standard error, or None.
-        parameters: Numbers stored.
-        bytes: Of the weights as measured, or None where not known.
-        layers: The number of layers, or None.
-        member: The patched layers, or None of a model from elsewhere.
-        patch: k, or None.
-        change: The difference to the member one size below, and its paired standard error, or None.
-        name: `student` or `teacher` at the ends of a line; the name of a model from elsewhere.
-    """
+    """One value of one model."""
 
     task: str
     metric: str
     value: float
     stderr: float | None
-    parameters: int
-    bytes: int | None
+    parameters: int  # numbers stored
+    bytes: int | None  # of the weights as measured; None where not known, as for layers
     layers: int | None
-    member: tuple[int, ...] | None = None
+    member: tuple[int, ...] | None = None  # the patched layers; None of a model from elsewhere
     patch: int | None = None
-    change: tuple[float, float | None] | None = None
-    name: str = ""
+    change: tuple[float, float | None] | None = None  # from the size below, and its paired error
+    name: str = ""  # "student" or "teacher" at an end of a line; that of a model from elsewhere
 
     @property
     def model(self) -> tuple[object, ...]:
@@ -87,18 +73,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Points that belong together.
-
-    Attributes:
-        key: What the line shows.
-        index: Its place among the lines of the report.
-        label: Its name in this report.
-        style: How it is drawn.
-        points: By increasing size; those from elsewhere in the order of their file.
-    """
+    """Points that belong together: by increasing size, or in the order of their CSV file."""
 
     key: Key
-    index: int
+    index: int  # its place among the lines of the report
     label: str
     style: Style
     points: tuple[Point, ...]

@@ -27,28 +27,20 @@ from .lines import Line
 from .sentences import better_and_smaller, change, in_context, tooltip
 from .sources import ResultSet
 from .svg import NARROW, WIDE, Canvas, Name, swatch
-from .words import NOISE, PALETTE, better, bytes_unit, label, show_value, show_with_error
+from .words import NOISE, better, bytes_unit, label, show_value, show_with_error
 
 GENERATOR = "boomerang report"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a page is made of.
-
-    Attributes:
-        title: Its heading.
-        sets: The sets of results, at least one.
-        external: Models from elsewhere, by the name of their source.
-        charts: The figures, the most telling first.
-        choices: The families a member can be chosen from.
-    """
+    """What a page is made of."""
 
     title: str
-    sets: Sequence[ResultSet]
-    external: Mapping[str, Sequence[External]]
-    charts: Sequence[Chart]
-    choices: Sequence[Choices]
+    sets: Sequence[ResultSet]  # at least one
+    external: Mapping[str, Sequence[External]]  # by the name of their source
+    charts: Sequence[Chart]  # the most telling first
+    choices: Sequence[Choices]  # the families a member can be chosen from
 
     @classmethod
     def of(
@@ -77,7 +69,7 @@ class Report:
     def ids(self) -> dict[Name, str]:
         """The names that the page's script has for members."""
         return {
-            (one.key, each.member): f"{i}:{j}"
+            (one.key, each.row.member): f"{i}:{j}"
             for i, one in enumerate(self.choices)
             for j, each in enumerate(one.candidates)
         }
@@ -89,7 +81,6 @@ def page(report: Report) -> str:
     style, script, template = (
         (assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html")
     )
-    style += _palette()
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -114,7 +105,7 @@ def page(report: Report) -> str:
         style=Markup(style),
         script=Markup(script),
         data=_data(report),
-        layers=[each.layers for one in report.choices for each in one.candidates],
+        layers=[each.row.num_layers for one in report.choices for each in one.candidates],
         overhead=OVERHEAD,
         noise=NOISE,
         labels={line.key: line.label for line in report.lines},
@@ -162,32 +153,20 @@ def _choice(one: Choices, headline: Chart) -> dict[str, Any]:
 def _member(one: Choices, each: Candidate, headline: Chart, line: Line | None) -> dict[str, Any]:
     quality = rival = ""
     for index, point in enumerate(line.points if line is not None else ()):
-        if line is not None and point.member == each.member:
+        if line is not None and point.member == each.row.member:
             quality = in_context(headline, line, point)
             rival = better_and_smaller(headline, line.points, index)
     needs = [each.memory(context) for context in one.contexts]
-    last = one.candidates[-1].patch
+    last, count = one.candidates[-1].row.patch, show_count_briefly(each.parameters)
     return {
-        "layers": each.layers,
+        "layers": each.row.num_layers,
         # For each context.
         "memory": [(need.weights, need.cache, need.workspace, need.total) for need in needs],
-        "about": f"Patch {each.patch} of {last}, {show_count_briefly(each.parameters)} parameters.",
+        "about": f"Patch {each.row.patch} of {last}, {count} parameters.",
         "quality": quality,
         "rival": rival,
         "command": each.command,
     }
-
-
-def _palette() -> str:
-    """The lines' colours as variables, in both themes."""
-    light, dark = (
-        "".join(f"--c{pair[0][1:].lower()}:{pair[theme]};" for pair in PALETTE) for theme in (0, 1)
-    )
-    return (
-        f":root{{{light}}}"
-        f'@media(prefers-color-scheme:dark){{:root:not([data-theme="light"]){{{dark}}}}}'
-        f':root[data-theme="dark"]{{{dark}}}'
-    )
 
 
 def _hash(text: str) -> str:

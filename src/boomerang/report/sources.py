@@ -26,24 +26,14 @@ _HASHES = ("content", "text")
 
 @dataclass(frozen=True)
 class ResultSet:
-    """One results directory.
+    """One results directory."""
 
-    Attributes:
-        name: Its name in the report, different from all others.
-        path: The directory or file it was read from.
-        rows: The rows that hold, means over seeds.
-        provenance: What its `family.json` says, if it is of the family in the rows; else None.
-        missing: What the report cannot show, and what cannot be compared with the report's
-            first set, in sentences.
-        settings: What its `evaluation.json` says, or nothing.
-    """
-
-    name: str
+    name: str  # different from all others in the report
     path: Path
-    rows: tuple[Row, ...]
-    provenance: Provenance | None
-    missing: tuple[str, ...]
-    settings: dict[str, Any]
+    rows: tuple[Row, ...]  # that hold, means over seeds
+    provenance: Provenance | None  # of `family.json`, if it is of the family in the rows
+    missing: tuple[str, ...]  # what cannot be shown or compared, in sentences
+    settings: dict[str, Any]  # of `evaluation.json`
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:

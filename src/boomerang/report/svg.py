@@ -23,7 +23,6 @@ from matplotlib.ticker import MaxNLocator
 from .charts import Chart
 from .figure import PAPER_RC, SizeAxis, draw_lines, draw_value_axis, line_id
 from .lines import Key, Line
-from .words import PALETTE
 
 WIDE, NARROW = (760, 480), (380, 270)
 """Width and height of the page's drawings, in pixels where one is shown full size."""
@@ -41,12 +40,10 @@ _RC: Any = PAPER_RC | {
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _STYLES = ("fill", "stroke", "stroke-width", "stroke-dasharray", "text-anchor")
-_PLACES = ("x", "y")
 _NUMBER = re.compile(r"-?\d+\.\d+")
 
 # The renderer's greys and white, in the words of the page's style sheet.
 _COLOURS = {"#ffffff": "card", "#404040": "text", "#e6e6e6": "rule", "#000000": "quiet"}
-_COLOURS |= {light.lower(): f"c{light[1:].lower()}" for light, _ in PALETTE}
 
 _Attributes = dict[str, str]
 
@@ -58,14 +55,14 @@ class Canvas:
 
     Args:
         size: `WIDE` or `NARROW`.
-        axes: The horizontal axes, those of `UNITS`; the first one is shown.
-        ids: The names that the page's script has for members, of those that can be chosen.
+        axes: The horizontal axes; the first one is shown.
+        ids: Names for the page's script of the members that can be chosen.
     """
 
     def __init__(
         self, size: tuple[int, int], axes: Sequence[SizeAxis], ids: Mapping[Name, str]
     ) -> None:
-        self.size, self.ids = size, ids
+        self._ids = ids
         width, height = size
         box = (54 / width, 46 / height, (width - 72) / width, (height - 62) / height)
         with matplotlib.rc_context(_RC):
@@ -90,37 +87,30 @@ class Canvas:
         prefix makes the ids of markers unique within the page.
         """
         marks: dict[str, list[_Attributes]] = {}
+        points = [(line, point) for line in chart.lines for point in line.points]
         with matplotlib.rc_context(_RC), warnings.catch_warnings():
             # The reader's browser has the letters that matplotlib's font lacks.
             warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
             draw_value_axis(self._frame, chart)
             for axis, own in self._units:
-                for artist in (*own.lines, *own.collections, *own.texts):
+                for artist in (*own.lines, *own.texts):
                     artist.remove()
                 draw_lines(own, chart, axis, page=True)
                 own.axhline(self._frame.get_ylim()[0], color="0.25", linewidth=1)
-                marks |= self._marks(chart, axis)
+                for number, (line, point) in enumerate(points):
+                    if axis.place(point) is not None:
+                        mark = {"class": "point", "data-p": str(number)}
+                        if member := self._ids.get((line.key, point.member)):
+                            mark["data-member"] = member
+                        marks.setdefault(line_id(line, axis), []).append(mark)
             return _markup(self._figure, prefix, marks)
-
-    def _marks(self, chart: Chart, axis: SizeAxis) -> dict[str, list[_Attributes]]:
-        found: dict[str, list[_Attributes]] = {}
-        number = 0
-        for line in chart.lines:
-            mine = found.setdefault(line_id(line, axis), [])
-            for point in line.points:
-                if axis.place(point) is not None:
-                    member = self.ids.get((line.key, point.member))
-                    known = {} if member is None else {"data-member": member}
-                    mine.append({"class": "point", "data-p": str(number)} | known)
-                number += 1
-        return found
 
 
 def swatch(line: Line) -> Markup:
     """A line and its marker for the page's legend, 36 by 16 pixels."""
     with matplotlib.rc_context(_RC):
         figure = _figure(_SWATCH)
-        look: Any = {"color": line.style.light, "linewidth": 2, "linestyle": line.style.dash}
+        look: Any = {"color": line.style.color, "linewidth": 2, "linestyle": line.style.dash}
         if line.key.connected:
             figure.add_artist(Line2D([0.02, 0.98], [0.5, 0.5], **look))
         mark: Any = look | {"marker": line.style.marker, "markersize": 9}
@@ -136,13 +126,13 @@ def _figure(size: tuple[int, int]) -> Figure:
 
 
 def _markup(figure: Figure, prefix: str, marks: Mapping[str, Sequence[_Attributes]]) -> Markup:
-    """The drawing without matplotlib's styles and ids.
+    """A drawing at 72 dots per inch, without matplotlib's styles and ids.
 
     A group id with a hyphen, such as `unit-bytes`, becomes a class `unit` and `data-unit="bytes"`.
     All other ids but those of markers are dropped.
 
     Args:
-        figure: The figure, drawn at 72 dots per inch: its points are the page's pixels.
+        figure: The figure.
         prefix: As in `Canvas.draw`.
         marks: By group id, the attributes of each of its markers.
     """
@@ -174,7 +164,7 @@ class _Reader:
         found.extend(self.children(element))
         if tag == "defs":
             return [found] if len(found) else []
-        found.attrib |= {n: _short(element.attrib[n]) for n in _PLACES if n in element.attrib}
+        found.attrib |= {n: _short(element.attrib[n]) for n in ("x", "y") if n in element.attrib}
         if tag == "use":
             marker = self.markers[element.attrib[_HREF][1:]]
             # All uses of a marker have one style.
@@ -207,14 +197,14 @@ class _Reader:
 
 
 def _style(element: Element) -> _Attributes:
+    """The styles as attributes, in which colours are variables of the style sheet."""
     entries = (entry.partition(":") for entry in element.get("style", "").split(";"))
     found = {name.strip(): value.strip() for name, _, value in entries}
-    return {name: _colour(found[name]) for name in _STYLES if name in found}
-
-
-def _colour(value: str) -> str:
-    name = _COLOURS.get(value.lower())
-    return value if name is None else f"var(--{name})"
+    return {
+        name: f"var(--{_COLOURS.get(value, f'c{value[1:]}')})" if value[0] == "#" else value
+        for name in _STYLES
+        if (value := found.get(name))
+    }
 
 
 def _short(numbers: str) -> str:

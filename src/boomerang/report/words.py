@@ -89,39 +89,35 @@ Kind = Literal["family", "baseline", "external"]
 
 
 class Style(NamedTuple):
-    """How a line is drawn: its colours on white and on a dark ground, matplotlib's dash, marker."""
+    """How a line is drawn: its colour on white, and matplotlib's names of dash and marker."""
 
-    light: str
-    dark: str
+    color: str
     dash: str
     marker: str
 
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish; line and marker differ too.
-_BLUE, _GREEN, _SKY = ("#0072B2", "#4DA9E4"), ("#009E73", "#2FC39A"), ("#56B4E9", "#A5D8F7")
-_RED, _PINK, _ORANGE = ("#D55E00", "#F58A47"), ("#CC79A7", "#E29CC3"), ("#E69F00", "#F2BC48")
-_BLACK, _GREY = ("#222222", "#E8E8E8"), ("#777777", "#A8A8A8")
-
-PALETTE = (_BLUE, _GREEN, _SKY, _RED, _PINK, _ORANGE, _BLACK, _GREY)
-"""Every colour of a line: on white, and on a dark ground."""
+# The style sheet has each of these in both themes, as a variable such as `--c0072b2`.
+_BLUE, _GREEN, _SKY, _RED = "#0072B2", "#009E73", "#56B4E9", "#D55E00"
+_PINK, _ORANGE, _BLACK, _GREY = "#CC79A7", "#E69F00", "#222222", "#777777"
 
 # Naive pruning and random initialisation look alike in every report.
-_FIXED = {"naive": Style(*_RED, "--", "s"), "random": Style(*_PINK, ":", "^")}
+_FIXED = {"naive": Style(_RED, "--", "s"), "random": Style(_PINK, ":", "^")}
 _POOLS: dict[Kind, list[Style]] = {
     "family": [
-        Style(*_BLUE, "-", "o"),
-        Style(*_GREEN, "-", "D"),
-        Style(*_BLACK, "-", "v"),
-        Style(*_SKY, "-", "s"),
+        Style(_BLUE, "-", "o"),
+        Style(_GREEN, "-", "D"),
+        Style(_BLACK, "-", "v"),
+        Style(_SKY, "-", "s"),
     ],
     "baseline": [
         *_FIXED.values(),
-        Style(*_ORANGE, "-.", "P"),
-        Style(*_GREY, "--", "h"),
-        Style(*_BLACK, ":", "X"),
-        Style(*_SKY, "-.", "v"),
+        Style(_ORANGE, "-.", "P"),
+        Style(_GREY, "--", "h"),
+        Style(_BLACK, ":", "X"),
+        Style(_SKY, "-.", "v"),
     ],
-    "external": [Style(*_BLACK, "-", "X"), Style(*_GREY, "-", "P"), Style(*_GREEN, "-", "h")],
+    "external": [Style(_BLACK, "-", "X"), Style(_GREY, "-", "P"), Style(_GREEN, "-", "h")],
 }
 
 

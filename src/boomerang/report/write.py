@@ -9,7 +9,7 @@ from pathlib import Path
 from ..checkpoint.output import check_apart, check_writable, write_text
 from ..errors import OutputError, ResultsError
 from .external import External, read_external
-from .figure import save_chart
+from .figure import save_figure
 from .page import GENERATOR, Report, page
 from .sources import read_sets
 
@@ -58,7 +58,7 @@ def write_report(
         raise ResultsError(f"a name is not Unicode text ({error.reason})") from None
     if figures is not None:
         for name, chart in zip(_names(report), report.charts, strict=True):
-            save_chart(chart, Path(figures) / name)
+            save_figure(chart, Path(figures) / name)
     return out
 
 

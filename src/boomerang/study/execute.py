@@ -123,6 +123,7 @@ def _prepare(study: Study, directory: Directory) -> Plan:
 
 def _draw(study: Study, rows: Sequence[Row], out: Path) -> Path:
     # matplotlib takes a second to import.
+    from ..report.charts import one_chart
     from ..report.figure import save_figure
     from ..report.write import write_report
 
@@ -130,7 +131,8 @@ def _draw(study: Study, rows: Sequence[Row], out: Path) -> Path:
         shown = [row for row in rows if row.series in (FAMILY, *series)]
         for task, metric in _headlines(shown):
             words = re.sub(r"[^A-Za-z0-9._]+", "-", f"{name} {task} {metric}").strip("-.")
-            save_figure(shown, out / "figures" / words, task=task, metric=metric)
+            chart = one_chart(shown, task=task, metric=metric)
+            save_figure(chart, out / "figures" / words)
     return write_report([out], out / REPORT_FILE)
 
 
