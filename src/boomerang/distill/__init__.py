@@ -17,15 +17,11 @@ __all__ = ["Recipe", "distill"]
 
 
 def distill(recipe: Recipe | str | Path) -> Path:
-    """Distil a student as a recipe says; see `boomerang.distill.run.distill`.
-
-    Args:
-        recipe: A `Recipe`, or the path of one in YAML.
+    """Distil a student as a `Recipe`, or a YAML file of one, says; continues an interrupted run.
 
     Returns:
         The output directory: a plain transformers checkpoint with `student_config.json`,
-        `recipe.yaml`, `inputs.json` (hashes of what the recipe names) and `log.jsonl`. An
-        interrupted run is continued, a finished one left as it is.
+        `recipe.yaml`, `inputs.json` (hashes of what the recipe names) and `log.jsonl`.
 
     Raises:
         BoomerangError: A mistake in the recipe, the models, the text or the output.

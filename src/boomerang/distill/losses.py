@@ -1,12 +1,10 @@
-"""The losses as sums over positions; whoever knows the whole step divides, once.
+"""The losses as sums over positions; the trainer divides once for the whole step.
 
-Nothing here takes a mean, so a step's loss does not depend on how its tokens fall into rows,
-micro-batches or processes. Everything is computed in fp32, whatever the dtype of the arguments
-(fp64 stays fp64).
+So a step's loss does not depend on how its tokens fall into rows, micro-batches or processes.
+Everything is computed in fp32, whatever the dtype of the arguments (fp64 stays fp64).
 
 The distance between states has its gradient in closed form, because autograd would keep fp32 copies
-of both states. Here the states, which live anyway, and two numbers a token stay for the backward
-pass.
+of both states. Here the backward pass needs the states, which live anyway, and two numbers a token.
 """
 
 from __future__ import annotations
@@ -80,15 +78,15 @@ def prediction_losses(
 
     Args:
         logits: The student's, `[T, V]`.
-        teacher_logits: The teacher's, `[T, V]`; without them there is no KL term.
+        teacher_logits: The teacher's, `[T, V]`; None for no KL term.
         targets: `[T]`; positions with `IGNORED` have no cross-entropy.
         loss: The weights of the two terms, and τ.
         kl_share: Multiplies the weight of the KL term, 0-dimensional.
-        with_grad: Whether the gradient is wanted.
+        with_grad: Whether to compute the gradient.
 
     Returns:
-        CE and τ²·KL, 0-dimensional, and the gradient `[T, V]` of
-        `ce·CE + kl·kl_share·τ²·KL`; all in fp32.
+        CE and τ²·KL, 0-dimensional, and the gradient `[T, V]` of `ce·CE + kl·kl_share·τ²·KL`, in
+        fp32.
     """
     tau = loss.temperature
     has_target, target = targets != IGNORED, targets.clamp_min(0)[:, None]
@@ -121,7 +119,7 @@ def weighted_loss(prediction: Tensor, alignment: Tensor, counts: Counts, weights
     """The loss from its sums: the one place that divides.
 
     Args:
-        prediction: Weighted sum of the cross-entropy and the KL term, per target.
+        prediction: Weighted sum of the cross-entropy and the KL term.
         alignment: Sums for each of the M+1 pairs, `[M+1]`; 0 for those that were not computed.
         counts: What to divide by.
         weights: The weights of the terms.
@@ -138,8 +136,7 @@ def alignment_sum(
     Args:
         student: Hidden states `[B, S, D]`.
         teacher: The hidden states they are pulled to, `[B, S, D]`; they get no gradient.
-        mask: `[B, S]`, bool, true where a token counts; None for everywhere. The states of the
-            other tokens may hold anything.
+        mask: `[B, S]`, bool, true where a token counts; None for everywhere.
         distance: `cosine`: 1 - cos(a, b) (arXiv 2510.05064, section 3.2);
             `relative_squared_error`: ‖a-b‖²/‖b‖², which fixes the length of the state too.
 
@@ -177,7 +174,7 @@ class _Distance(torch.autograd.Function):
 
 
 def _parts(student: Tensor, teacher: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """A few tokens at a time: where they are, and both of their states in fp32, `[T, D]`."""
+    """A few tokens at a time: their places, and both states in fp32, `[T, D]`."""
     student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
     count, width = student.shape
     size = max(math.ceil(count / _PARTS), math.ceil(_SMALLEST_PART / width))

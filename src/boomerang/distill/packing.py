@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _LENGTH = 8
 
-# A document moves by nothing at all in most models that keep it apart. Where batches of experts
-# depend on all tokens it moves by rounding, which the noise measures.
+# Most models that keep documents apart do not move them at all. Where the batches of experts depend
+# on all tokens, a document moves by rounding, which the noise measures.
 _SMALLEST = 1e-3
 _NOISE_FACTOR = 4
 
@@ -27,10 +27,8 @@ _NOISE_FACTOR = 4
 def check_packing(model: PreTrainedModel, batch_size: int) -> None:
     """Refuse a model in which the first document of a row changes the second one's logits.
 
-    Args:
-        model: The teacher, on the device and with the attention it trains with.
-        batch_size: Rows in a batch of training; some attention supports packing in single rows
-            only.
+    `batch_size` is that of training, because some attention keeps documents apart in single rows
+    only.
 
     Raises:
         RecipeError: The model sees across documents, or takes no `position_ids`.
@@ -52,16 +50,12 @@ def check_packing(model: PreTrainedModel, batch_size: int) -> None:
 def packing_change(model: PreTrainedModel, batch_size: int) -> tuple[float, float] | None:
     """How far another first document moves the second one's logits, and the model's own noise.
 
-    All passes have the same shape, so rounding does not depend on it. The noise is how far another
-    second document moves the first one's logits, which cannot see it.
-
-    Args:
-        model: Any causal language model.
-        batch_size: 1 or 2.
+    The noise is how far another second document moves the first one's logits, which cannot see it.
+    All passes have the same shape.
 
     Returns:
-        Twice ‖a - b‖ / ‖b‖ over the vocabulary, logits taken relative to their mean, at the token
-        that moves most; None when the model takes no `position_ids`.
+        Both as ‖a - b‖ / ‖b‖ over the vocabulary, logits taken relative to their mean, at the token
+        that moves most. None when the model takes no `position_ids`.
 
     Raises:
         CheckpointError: The logits are not finite.

@@ -1,8 +1,8 @@
 """Cross-entropy and KL divergence from final hidden states, without all logits at any time.
 
 Student and teacher logits are made for a few tokens at a time. Their gradient has a closed form, so
-it goes back to the hidden states and the head at once, in the forward pass, before the next tokens
-are looked at; the backward pass only scales it.
+the forward pass takes it back to the hidden states and the head at once. The backward pass only
+scales it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ _IN_CACHE = 2**19
 
 
 class Targets:
-    """What is to be predicted in a batch, and where.
+    """The targets of a batch and their positions.
 
     Args:
         labels: `[B, S]`, unshifted; `IGNORED` where a token is no target.
-        everywhere: Compare the predictions of student and teacher at all positions, instead of
-            those with a target.
+        everywhere: Compare student and teacher at all positions, not only at those with a target.
 
     Attributes:
-        positions: The positions that are looked at, as indices into the batch's B·S, `[T]`.
-        labels: The token after each of them, `[T]`; `IGNORED` where that is no target.
+        positions: The positions that are compared, as indices into the batch's B·S, `[T]`.
+        labels: The token after each position, `[T]`; `IGNORED` where that is no target.
         ce_count: The number of targets, 0-dimensional.
         kl_count: T, 0-dimensional.
     """
@@ -55,7 +54,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is to be predicted, and by what it is judged.
+    """What is to be predicted, and what the prediction is compared with.
 
     Args:
         head: The head of the model that learns.
@@ -70,21 +69,18 @@ class Prediction:
     teacher: tuple[Head, Tensor] | None = None
 
     def kl_share(self, dtype: torch.dtype) -> Tensor:
-        """What makes the KL term's sum one to be divided by the number of targets."""
+        """Scales the KL term's sum so that dividing by the number of targets gives its mean."""
         targets = self.targets
         return targets.ce_count.clamp_min(1).to(dtype) / targets.kl_count.clamp_min(1)
 
     def sums(self, states: Tensor, tokens: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The losses as sums over tokens.
+        """The losses as sums over tokens, from final hidden states `[B, S, D]`.
 
-        Args:
-            states: Final hidden states of the model that learns, `[B, S, D]`.
-            tokens: How many are looked at at a time; by default so many that their logits are about
-                as large as the hidden states of all T.
+        `tokens` go at a time; by default their logits are about as large as all hidden states.
 
         Returns:
-            Three 0-dimensional tensors in fp32: `ce·CE + kl·kl_share·τ²·KL`, the only one with a
-            gradient (which cannot be differentiated again); CE; τ²·KL.
+            0-dimensional, in fp32: `ce·CE + kl·kl_share·τ²·KL`, the only one with a gradient
+            (which cannot be differentiated again); CE; τ²·KL.
         """
         if tokens is None:
             tokens = _at_a_time(len(self.targets.positions), states.shape[-1], self.head.vocab_size)
@@ -96,10 +92,8 @@ class Prediction:
 
 
 def _at_a_time(count: int, width: int, vocab_size: int) -> int:
-    """So many tokens that their logits are about as large as the hidden states of all `count`.
-
-    At least `_ROWS`, but no more than an eighth of all tokens for their sake.
-    """
+    """So many tokens that their logits are about as large as the hidden states of all `count`."""
+    # At least `_ROWS`, unless that is more than an eighth of all.
     return max(math.ceil(count * width / vocab_size), min(_ROWS, math.ceil(count / 8)), 1)
 
 

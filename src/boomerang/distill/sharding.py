@@ -1,8 +1,8 @@
 """Teacher and student sharded over the processes, each layer gathered when it runs (FSDP2).
 
-With PyTorch's own `fully_shard`: accelerate leaves it out on CPUs silently, and refuses a
-second model. Each layer is a group of its own; what is outside of a model's layers is one more, so
-that an embedding and a head that are one matrix stay one.
+This uses PyTorch's `fully_shard`, because accelerate silently leaves sharding out on CPUs, and
+refuses a second model. Each layer is a group of its own. The rest of a model is one more group, so
+that a tied embedding and head stay one matrix.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LAUNCHED = (
 
 
 def refuse_other_sharding() -> None:
-    """See that the launcher does not ask for another kind of sharding.
+    """Refuse a launcher that asks for another kind of sharding.
 
     Raises:
         RecipeError: It does.
@@ -45,14 +45,14 @@ def refuse_other_sharding() -> None:
     for name in _LAUNCHED:
         if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
             raise RecipeError(
-                "asks for sharding of its own, which knows no teacher",
+                "asks for sharding of its own, which does not shard the teacher",
                 where=f"accelerate launch ({name})",
                 fix="launch without it and set `shard: true` in the recipe",
             )
 
 
 def check_possible(args: TrainingArguments) -> None:
-    """See that there are several processes, before anything is loaded.
+    """Refuse sharding that cannot work, before anything is loaded.
 
     Raises:
         RecipeError: There is one process only, or the precision is fp16.
@@ -71,15 +71,11 @@ def check_possible(args: TrainingArguments) -> None:
 def shard(module: DistillModule, args: TrainingArguments) -> None:
     """Shard the parameters of both models over all processes, in place.
 
-    From then on a parameter is a `DTensor` of which each process holds a part, and so are its
-    gradient and optimizer state. Models may be on the CPU: layer by layer they go to the device.
-
-    Args:
-        module: Teacher and student; afterwards it must be run by its own call.
-        args: For the number of processes, the device and the precision.
+    A parameter, its gradient and its optimizer state then are `DTensor`s. Models on the CPU move to
+    the device layer by layer. Afterwards the module must be run by its own call.
 
     Raises:
-        RecipeError: This device or the way its processes talk does not allow it.
+        RecipeError: This device or the backend of its processes does not allow it.
     """
     # As autocast does, and half the bytes to gather; gradients are summed in fp32.
     precision = MixedPrecisionPolicy(
@@ -119,11 +115,7 @@ def local(tensor: Tensor) -> Tensor:
 def whole_weights(model: PreTrainedModel, keep: bool) -> dict[str, Tensor]:
     """The state dict of a sharded model with whole tensors, on the CPU.
 
-    Every process must call it; one tensor at a time is gathered.
-
-    Args:
-        model: The model.
-        keep: Whether this process wants the tensors; the others get an empty dict.
+    Every process must call it; those without `keep` get an empty dict.
     """
     whole: dict[str, Tensor] = {}
     made: dict[int, Tensor] = {}
@@ -138,29 +130,18 @@ def whole_weights(model: PreTrainedModel, keep: bool) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_whole_weights(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Give a sharded model the values of whole tensors; each process takes its part.
-
-    Args:
-        model: The model.
-        weights: A state dict with all of its names, the same in every process.
-    """
+    """Give a sharded model the values of a whole state dict, the same in every process."""
     for name, value in model.state_dict(keep_vars=True).items():
-        value.copy_(sharded_like(value, weights[name].to(value.device, value.dtype)))
-
-
-def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:
-    """A whole tensor, which every process has, sharded as a parameter is; itself if it is not."""
-    if not isinstance(parameter, DTensor):
-        return whole
-    # Nothing needs to be sent.
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        whole = weights[name].to(value.device, value.dtype)
+        if isinstance(value, DTensor):
+            # Every process has the whole tensor, so nothing needs to be sent.
+            mesh, placements = value.device_mesh, value.placements
+            whole = distribute_tensor(whole, mesh, placements, src_data_rank=None)
+        value.copy_(whole)
 
 
 def _gather_with(module: DistillModule, device: torch.device) -> None:
-    """Let the teacher's embedding and head be whole while the module runs, and only then.
-
-    Members take them from the teacher without a pass through the whole of it.
-    """
+    """Gather the teacher's embedding and head while the module runs: members use them directly."""
     student, teacher = cast(FSDPModule, module), cast(FSDPModule, module.teacher)
 
     def gather(*_: Any) -> None:
@@ -170,7 +151,7 @@ def _gather_with(module: DistillModule, device: torch.device) -> None:
         goes_back = torch.is_grad_enabled()
         if not goes_back:
             student.reshard()
-        # On its way back a mirrored batch needs them again, and releases them itself.
+        # The backward pass of a mirrored batch needs them again, and releases them itself.
         if not (goes_back and module.route(kwargs.get("step", 0)).name == "mirror"):
             teacher.reshard()
 

@@ -27,9 +27,8 @@ _SHOW_CURSOR = "\x1b[?25h"
 class StopOnSignal(TrainerCallback):
     """Stops training at the end of a step in which SIGINT or SIGTERM came, with a checkpoint.
 
-    transformers' `enable_jit_checkpoint` heeds SIGTERM alone, waits before it acts, may save in the
-    middle of a step, and lets each process decide for itself; here all processes stop at the
-    same step, whichever of them the signal reached. A second signal ends the process at once.
+    All processes stop at the same step; a second signal ends the process at once. transformers'
+    `enable_jit_checkpoint` handles SIGTERM alone, in the middle of a step, in each process apart.
 
     Attributes:
         signal: The signal that training stopped for; None when it did not.
@@ -51,7 +50,7 @@ class StopOnSignal(TrainerCallback):
         train_dataloader: Any = None,
         **_: Any,
     ) -> None:
-        """Take the signals over; only a process's main thread can."""
+        """Take the signals over, which only the main thread can."""
         self._speaks = state.is_world_process_zero
         if train_dataloader is not None:
             _shield_workers(train_dataloader)
@@ -98,11 +97,7 @@ class StopOnSignal(TrainerCallback):
 
 
 def _shield_workers(loader: Any) -> None:
-    """Let the processes that load data finish their work when a signal reaches the whole group.
-
-    Args:
-        loader: A `DataLoader`, or one that accelerate prepared.
-    """
+    """Let the processes that load data finish their work when a signal reaches the whole group."""
     base = getattr(loader, "base_dataloader", loader)
     base.worker_init_fn = partial(_start_worker, base.worker_init_fn)
 
