@@ -40,6 +40,8 @@ from boomerang.distill.module import DistillModule
 from boomerang.distill.preflight import ModelSize, flops_per_token
 from boomerang.distill.recipe import Loss
 from boomerang.student import cut
+from boomerang.text import pack
+from boomerang.text.pack import Document
 from boomerang.text.rows import Rows, collate, count_tokens
 
 Way = Literal["plain", "boomerang"]
@@ -261,16 +263,8 @@ def documents(shape: Shape, fill: float, *, packed: bool) -> dict[str, Tensor]:
     if shorter is not None:
         lengths = [n for short in shorter for n in (int(short), length - int(short))]
     texts = [rng.integers(0, shape.vocabulary, n).astype(np.int32) for n in lengths]
-    if packed:
-        tokens = np.concatenate(texts).reshape(-1, length)
-        positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
-        rows = Rows(tokens, positions.reshape(-1, length))
-    else:
-        tokens = np.zeros((count, length), np.int32)
-        for row, text in zip(tokens, texts, strict=True):
-            row[: len(text)] = text
-        positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-        rows = Rows(tokens, positions, np.asarray(lengths, np.int32))
+    made = [Document(text, np.ones(len(text), np.bool_)) for text in texts]
+    rows = Rows(list((pack.packed if packed else pack.padded)(made, length, 0)), packed)
     return collate([rows[i] for i in range(len(rows))])
 
 

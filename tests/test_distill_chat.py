@@ -148,8 +148,8 @@ def test_conversations_without_an_answer_are_refused_by_place_and_roles(
     prepare_rows(data, tokenizer, tmp_path / "data", "two")
     rows, _ = load_rows(data, tmp_path / "data")
     record = json.loads((tmp_path / "data" / "data.json").read_text())
-    assert record["targets"] == sum(int(rows.row(i).targets.sum()) for i in range(len(rows))) > 0
-    tokens = [rows.row(i).tokens.max() for i in range(len(rows))]
+    assert record["targets"] == sum(int(rows.rows[i].targets.sum()) for i in range(len(rows))) > 0
+    tokens = [rows.rows[i].tokens.max() for i in range(len(rows))]
     assert record["largest_token"] == largest_token(tmp_path / "data") == max(tokens)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -23,6 +24,7 @@ from boomerang.distill.recipe import Data, Recipe
 from boomerang.errors import DataError, RecipeError
 from boomerang.layers import LAST_TO_FIRST, LayerMap
 from boomerang.text.documents import SEPARATOR, read_documents
+from boomerang.text.pack import Document, Row, packed
 from boomerang.text.prepare import load_rows, prepare_rows, rows_hash
 from boomerang.text.rows import Rows, collate, count_tokens
 
@@ -61,9 +63,13 @@ def tokens_of(tokenizer: Any) -> list[list[int]]:
     return [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in TEXTS]
 
 
+def stored(rows: Rows) -> list[Row]:
+    return [rows.rows[number] for number in range(len(rows))]
+
+
 def real_tokens(rows: Rows) -> list[int]:
     found: list[int] = []
-    for row in map(rows.row, range(len(rows))):
+    for row in stored(rows):
         found.extend(row.tokens[: row.length].tolist())
     return found
 
@@ -140,16 +146,19 @@ def test_held_out_rows_are_the_last_ones(text: str, read: Any) -> None:
     assert torch.equal(held_out[0]["input_ids"], whole[len(whole) - 2]["input_ids"])
 
 
-def arrays(positions: list[list[int]]) -> tuple[Any, Any]:
-    array = torch.tensor(positions, dtype=torch.int32).numpy()
-    return array + 5, array
+def packed_rows(*lengths: int) -> Rows:
+    """Documents of these lengths in rows of four tokens."""
+    documents = [Document(np.arange(n, dtype=np.int32), np.ones(n, np.bool_)) for n in lengths]
+    return Rows(list(packed(documents, 4, 0)), packed=True)
 
 
 def test_a_batch_without_inner_beginnings_needs_no_positions() -> None:
-    plain = Rows(*arrays([[0, 1, 2, 3], [0, 1, 2, 3]]))
-    broken = Rows(*arrays([[0, 1, 2, 3], [0, 1, 0, 1]]))
+    plain, broken = packed_rows(4, 4), packed_rows(4, 2, 2)
     assert "position_ids" not in collate([plain[0], plain[1]])
-    assert collate([broken[0], broken[1]])["position_ids"].tolist() == broken.positions.tolist()
+    assert collate([broken[0], broken[1]])["position_ids"].tolist() == [
+        [0, 1, 2, 3],
+        [0, 1, 0, 1],
+    ]
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -158,13 +167,13 @@ def test_a_batch_says_what_is_aligned_as_soon_as_one_row_does(
 ) -> None:
     rows, _ = read(files=[text], sequence_length=11, packing=packing)
     items = [rows[i] for i in range(len(rows))]
-    length = sum(rows.row(i).length for i in range(len(rows)))
+    length = sum(row.length for row in stored(rows))
     assert count_tokens(collate(items)) == length
     assert ("aligned" in collate(items)) == packing
     none = torch.zeros(11, dtype=torch.bool)
     batch = collate([{**items[0], "aligned": none}, *items[1:]])
     assert batch["aligned"].dtype == torch.bool
-    assert count_tokens(batch) == length - rows.row(0).length
+    assert count_tokens(batch) == length - stored(rows)[0].length
 
 
 def test_rows_are_read_by_the_workers_of_a_loader(text: str, read: Any) -> None:
@@ -400,6 +409,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 import boomerang.distill, boomerang.distill.run, boomerang.text.prepare
 from boomerang.text.prepare import prepare_rows
+from boomerang.text.pack import Document, packed
 from boomerang.text.rows import Rows
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Data, Loss
@@ -407,7 +417,8 @@ from boomerang.distill.trainer import DistillTrainer
 from boomerang.errors import DataError
 from tiny_models import tiny_pair
 
-rows = Rows(np.ones((4, 8), np.int32), np.tile(np.arange(8, dtype=np.int32), (4, 1)))
+document = Document(np.ones(8, np.int32), np.ones(8, np.bool_))
+rows = Rows(list(packed([document] * 4, 8, 0)), packed=True)
 args = TrainingArguments(output_dir={out!r}, max_steps=2, save_strategy="no", use_cpu=True,
                          disable_tqdm=True, report_to="none")
 DistillTrainer(DistillModule(*tiny_pair("llama"), Loss()), args, rows).train()

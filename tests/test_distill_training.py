@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Loss
 from boomerang.distill.trainer import DistillTrainer
+from boomerang.text.pack import Document, padded
 from boomerang.text.rows import Rows
 from tiny_models import tiny_pair
 
@@ -21,11 +22,12 @@ LENGTHS = (16, 3, 9, 12, 5, 16, 2, 11)
 
 def rows_of(lengths: tuple[int, ...] = LENGTHS, width: int = 16) -> Rows:
     """Padded rows of very different lengths: a mean of means would be far from the mean."""
-    tokens = np.full((len(lengths), width), 2, dtype=np.int32)
-    for number, length in enumerate(lengths):
-        tokens[number, :length] = np.random.default_rng(number).integers(3, 97, length)
-    positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
-    return Rows(tokens, positions, np.asarray(lengths, dtype=np.int32))
+    tokens = (
+        np.random.default_rng(number).integers(3, 97, length).astype(np.int32)
+        for number, length in enumerate(lengths)
+    )
+    documents = [Document(ids, np.ones(len(ids), np.bool_)) for ids in tokens]
+    return Rows(list(padded(documents, width, 2)), packed=False)
 
 
 def one_step(

@@ -235,9 +235,11 @@ def load_rows(data: Data, directory: Path) -> tuple[Rows, Rows | None]:
             where=directory,
             fix="the first process makes them: see its messages, and whether all see `out`",
         )
-    rows = StoredRows.open(directory / ROWS, packed=data.packing)
+    rows = StoredRows(directory / ROWS)
     cut = len(rows) - data.held_out
-    return rows.part(0, cut), rows.part(cut, len(rows)) if data.held_out else None
+    train = Rows(rows.part(0, cut), data.packing)
+    held_out = Rows(rows.part(cut, len(rows)), data.packing) if data.held_out else None
+    return train, held_out
 
 
 def largest_token(directory: Path) -> int:

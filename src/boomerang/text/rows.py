@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from .pack import Mask, Row, Tokens
+from .pack import Row
 from .sources import import_datasets
 
 IGNORED = -100
@@ -31,78 +32,50 @@ class Rows(Dataset[dict[str, Tensor]]):
     with each document (packed rows) or `attention_mask` (padded rows); and `aligned`, bool, where
     alignment leaves out real tokens or a packed row ends in padding.
 
-    This class holds arrays in memory; `StoredRows` reads a file.
-
     Args:
-        tokens: `[rows, S]`, int32.
-        positions: The place of each token in its document, or in the row where the document began
-            earlier; `[rows, S]`.
-        lengths: For padded rows the number of real tokens, `[rows]`; None for packed rows.
+        rows: The rows, in memory or in a file.
+        packed: Whether `position_ids` separate documents; otherwise a row holds one, padded.
     """
 
-    def __init__(self, tokens: Tokens, positions: Tokens, lengths: Tokens | None = None) -> None:
-        self.tokens = tokens
-        self.positions = positions
-        self.lengths = lengths
-
-    @property
-    def packed(self) -> bool:
-        """Whether `position_ids` separate documents; otherwise a row holds one, padded."""
-        return self.lengths is None
+    def __init__(self, rows: Sequence[Row] | StoredRows, packed: bool) -> None:
+        self.rows = rows
+        self.packed = packed
 
     def __len__(self) -> int:
-        return len(self.tokens)
-
-    def row(self, index: int) -> Row:
-        """A row as arrays."""
-        tokens, starts = self.tokens[index], self.positions[index] == 0
-        length = len(tokens) if self.lengths is None else int(self.lengths[index])
-        real = np.arange(len(tokens)) < length
-        return Row(tokens, starts, real & ~starts, real, length)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self.row(index)
+        row = self.rows[index]
         ids = torch.from_numpy(row.tokens.astype(np.int64))
         labels = ids.masked_fill(torch.from_numpy(~row.targets), IGNORED)
         item = {"input_ids": ids, "labels": labels}
+        places = np.arange(len(ids))
         if self.packed:
-            item["position_ids"] = torch.from_numpy(_positions(row.starts))
+            begins = np.maximum.accumulate(np.where(row.starts, places, 0))
+            item["position_ids"] = torch.from_numpy(places - begins)
             plain = np.ones_like(row.aligned)
         else:
-            plain = np.arange(len(ids)) < row.length
+            plain = places < row.length
             item["attention_mask"] = torch.from_numpy(plain.astype(np.int64))
         if not np.array_equal(row.aligned, plain):
             item["aligned"] = torch.from_numpy(row.aligned.copy())
         return item
 
 
-class StoredRows(Rows):
-    """Rows of an Arrow file, a `datasets.Dataset`; only the rows in use take memory."""
+class StoredRows:
+    """The rows of a file that `write_arrow` wrote; only the rows in use take memory.
 
-    def __init__(self, dataset: Any, packed: bool) -> None:
-        self._dataset = dataset
-        self._packed = packed
+    Raises:
+        DataError: The library datasets is not installed.
+    """
 
-    @classmethod
-    def open(cls, path: Path, packed: bool) -> StoredRows:
-        """Map a file that `write_arrow` wrote.
-
-        Raises:
-            DataError: The library datasets is not installed.
-        """
-        dataset = import_datasets().Dataset.from_file(str(path))
-        return cls(dataset.with_format("arrow"), packed)
-
-    @property
-    def packed(self) -> bool:
-        """Whether `position_ids` separate documents; otherwise a row holds one, padded."""
-        return self._packed
+    def __init__(self, path: Path) -> None:
+        self._dataset = import_datasets().Dataset.from_file(str(path)).with_format("arrow")
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def row(self, index: int) -> Row:
-        """A row as arrays."""
+    def __getitem__(self, index: int) -> Row:
         table = self._dataset[index]
         *columns, length = (column.chunk(0) for column in table.columns)
         tokens, starts, targets, aligned = (
@@ -112,7 +85,9 @@ class StoredRows(Rows):
 
     def part(self, begin: int, end: int) -> StoredRows:
         """The rows from `begin` to before `end`."""
-        return StoredRows(self._dataset.select(range(begin, end)), self._packed)
+        found = copy.copy(self)
+        found._dataset = self._dataset.select(range(begin, end))
+        return found
 
 
 def write_arrow(path: Path, rows: Iterable[Row], length: int) -> int:
@@ -162,11 +137,6 @@ def count_tokens(batch: dict[str, Tensor]) -> Tensor:
         return batch["aligned"].sum()
     mask = batch.get("attention_mask")
     return torch.tensor(batch["input_ids"].numel()) if mask is None else mask.sum()
-
-
-def _positions(starts: Mask) -> np.ndarray:
-    places = np.arange(len(starts))
-    return places - np.maximum.accumulate(np.where(starts, places, 0))
 
 
 def _all_real(row: dict[str, Tensor]) -> Tensor:
