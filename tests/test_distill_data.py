@@ -212,6 +212,11 @@ def test_rows_are_made_once_and_again_only_for_other_content(
     prepare_rows(data, None, out, "one", say=said.append)  # type: ignore[arg-type]
     assert (out / "rows.arrow").stat() == before
     assert "Taking the" in said[-1]
+    whole = (out / "rows.arrow").read_bytes()
+    for damaged in (whole[:-9], whole[:99] + bytes([whole[99] ^ 1]) + whole[100:]):
+        (out / "rows.arrow").write_bytes(damaged)
+        prepare_rows(data, tokenizer, out, "one", say=said.append)
+        assert (out / "rows.arrow").read_bytes() == whole
     record = json.loads((out / "data.json").read_text())
     tokens = tokens_of(tokenizer)
     assert (record["tokens"], record["cut_off"]) == (sum(map(len, tokens)), 0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.output import new_directory, write_json
 from ..errors import BoomerangWarning, DataError
+from ..hashing import file_hash
 from ..progress import show_progress
 from .documents import Messages
 from .pack import Document, Row, interleave, packed, padded
@@ -166,7 +167,7 @@ def prepare_rows(
         OutputError: The directory cannot be written.
     """
     found = _read_record(directory)
-    if found.get("hash") == content:
+    if found.get("hash") == content and _is_whole(directory / ROWS, found):
         say(f"Taking the {found['rows']:,} rows of text in {directory}")
         _check_enough(data, found["rows"])
         return
@@ -196,7 +197,7 @@ def prepare_rows(
         for source in sources:
             source.check()
         _check_enough(data, rows)
-        record: dict[str, Any] = {"hash": content, "rows": rows}
+        record: dict[str, Any] = {"hash": content, "file": file_hash(partial / ROWS), "rows": rows}
         record |= {count: total(count) for count in ("tokens", "targets", "cut_off")}
         record["largest_token"] = max(source.largest_token for source in sources)
         record["sources"] = [{"name": source.name, "rows": source.rows} for source in sources]
@@ -283,6 +284,14 @@ def _check_enough(data: Data, rows: int) -> None:
         where=where,
         fix="give more text, or shorter or fewer held-out rows",
     )
+
+
+def _is_whole(rows: Path, record: dict[str, Any]) -> bool:
+    """Whether a file of rows is as it was written; damaged rows are made again."""
+    try:
+        return file_hash(rows) == record.get("file")
+    except OSError:
+        return False
 
 
 def _read_record(directory: Path) -> dict[str, Any]:
