@@ -187,7 +187,7 @@ def test_another_teacher_and_other_directories_are_refused(
         ({"stride": 65}, "a window of 64 with a stride of 65"),
         pytest.param(
             {"tasks": "arc_easy", "limit": -1},
-            "is no number of documents",
+            "limit: input should be greater than 0",
             marks=pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm_eval"),
         ),
     ],

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 import boomerang
 from boomerang import Family, LayerMap, init_student
 from boomerang.evaluate import evaluate, outcome
-from boomerang.evaluate.harness import prepare_tasks
+from boomerang.evaluate.harness import Harness
 from boomerang.evaluate.options import Measure
 from boomerang.evaluate.results import Row, read_results
 from boomerang.evaluate.scorer import Scorer
@@ -449,7 +449,7 @@ def test_text_and_tasks_go_together(
 
 def test_requests_that_change_are_caught(stories: Path, student: Path, tasks: Path) -> None:
     family = Family.from_pretrained(stories, student)
-    prepared = prepare_tasks(
+    prepared = Harness(
         family,
         AutoTokenizer.from_pretrained(stories),
         Measure.of({"tasks": "choices", "include_path": tasks}),

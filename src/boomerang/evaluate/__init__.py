@@ -39,11 +39,10 @@ def evaluate(
     Layers that members share run once for all of them; only generation runs member by member.
     Under `torchrun` the processes share the work, and the first one writes and returns the rows.
 
-    Writes `results.jsonl` into `out`, with `scores.jsonl` (answers by item), `outcomes.jsonl` (what
-    the harness made of them), `evaluation.json` (the settings), `family.json` (what the report
-    needs), and `samples/` if asked for. An `out` of the same teacher, kept layers and dtype is
-    continued: a member is not asked again for answers that `out` has. Tasks and texts may be added;
-    a name that is there must keep its documents, prompts, metrics and settings.
+    Writes `results.jsonl` into `out`, and what continuing and the report need (docs/evaluation.md).
+    An `out` of the same teacher, kept layers and dtype is continued: a member is not asked again
+    for answers that `out` has. Tasks and texts may be added; a name that is there must mean the
+    same documents, prompts, metrics and settings.
 
     Args:
         teacher: A directory or a hub id, with or without `@revision`.

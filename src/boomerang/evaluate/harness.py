@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lm_eval.api.group import Group
 from lm_eval.models.huggingface import HFLM
 
 from ..errors import DataError
@@ -22,7 +21,7 @@ from .results import Value
 from .scorer import check_finite
 from .statistics import paired_difference
 from .store import Outcome, Store, TaskItems
-from .tasks import AVERAGES, PAPER, load_tasks, quiet, seed_everything, task_errors
+from .tasks import AVERAGES, PAPER, average, load_tasks, quiet, seed_everything, task_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,11 +51,7 @@ class HarnessTask:
     def generate(
         self, member: Member, items: Sequence[int], advance: Callable[[int], None]
     ) -> list[str]:
-        """The texts with which a member continues the prompts of some items, by the harness.
-
-        Raises:
-            ResultsError: The member's logits are not finite, which would make any text noise.
-        """
+        """The texts with which a member continues the prompts of some items, by the harness."""
         prompts = [self.items.prompts[item - len(self.items.requests)] for item in items]
         size = self.batch_size or _BATCH_SIZE
         with quiet(), task_errors(self.items.task, "cannot generate"):
@@ -106,13 +101,28 @@ class HarnessTask:
         return known or found
 
 
-@dataclass(frozen=True)
 class Harness:
-    """The tasks of an evaluation, and the groups and averages that are put together from them."""
+    """The tasks of an evaluation, loaded, with requests made once for all members.
 
-    tasks: Sequence[HarnessTask]
-    groups: Mapping[str, Group]
-    with_averages: bool  # those of the paper's suite
+    Raises:
+        DataError: A task is unknown, cannot be loaded, or cannot be measured with these models.
+    """
+
+    def __init__(
+        self, family: Family, tokenizer: PreTrainedTokenizerBase, what: Measure, samples: Path
+    ) -> None:
+        if what.apply_chat_template and not tokenizer.chat_template:
+            where = "apply_chat_template"
+            raise DataError("the tokenizer has no chat template", where=where, fix="leave it out")
+        loaded, self.groups = load_tasks(what)
+        with quiet():
+            encoder = Encoder(family.model(family.layers.max_patch), tokenizer)
+        directory = samples if what.log_samples else None
+        rest = (family, tokenizer, what.batch_size, directory)
+        self.tasks = [
+            HarnessTask(record(name, task, encoder, what), *rest) for name, task in loaded.items()
+        ]
+        self._averages = AVERAGES if PAPER in what.task_names else {}
 
     @property
     def group_settings(self) -> dict[str, Mapping[str, Any]]:
@@ -143,36 +153,11 @@ class Harness:
             for key, value in metric_values(together).items():
                 known[name, key] = (*value, counts[key])
                 found.append(Value(name, key.removesuffix(",none"), *known[name, key]))
-        for average in AVERAGES if self.with_averages else ():
-            mean = average.value(known)
+        for (name, metric), parts in self._averages.items():
+            mean = average(parts, known)
             if mean is not None:
-                found.append(Value(average.task, average.metric, *mean))
+                found.append(Value(name, metric, *mean))
         return found
-
-
-def prepare_tasks(
-    family: Family, tokenizer: PreTrainedTokenizerBase, what: Measure, samples: Path
-) -> Harness:
-    """Load tasks and have them make their requests, once for all members.
-
-    Raises:
-        DataError: A task is unknown, cannot be loaded, or cannot be measured with these models.
-    """
-    if what.apply_chat_template and not tokenizer.chat_template:
-        raise DataError(
-            "the tokenizer has no chat template", where="apply_chat_template", fix="leave it out"
-        )
-    tasks, groups = load_tasks(what)
-    with quiet():
-        encoder = Encoder(family.model(family.layers.max_patch), tokenizer)
-    directory = samples if what.log_samples else None
-    prepared = [
-        HarnessTask(
-            record(name, task, encoder, what), family, tokenizer, what.batch_size, directory
-        )
-        for name, task in tasks.items()
-    ]
-    return Harness(prepared, groups, with_averages=PAPER in what.task_names)
 
 
 class _Count:

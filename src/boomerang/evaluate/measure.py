@@ -45,25 +45,9 @@ def measure(
 ) -> list[Row]:
     """Measure members of a family in memory; what `boomerang.evaluate` does after loading.
 
-    The caller holds the lock of `out` (`checkpoint.lock.locked`).
-
-    Args:
-        family: Teacher and student; they and their training mode stay as they are.
-        out: The output directory.
-        what: What to measure on.
-        tokenizer: The teacher's tokenizer.
-        teacher_hash: The teacher's content hash, for the rows.
-        student_hash: The student's.
-        series: As in `boomerang.evaluate`.
-        members: As in `boomerang.evaluate`.
-        order: As in `boomerang.evaluate`.
-        reference: The family whose results `out` holds, if that is another one.
-
-    Returns:
-        The rows of the members asked for, finished before or now; in the first process only.
-
-    Raises:
-        LayerMapError, DataError, OutputError, ResultsError: As in `boomerang.evaluate`.
+    Arguments, result and errors are those of `boomerang.evaluate`; the hashes are of contents, and
+    `reference` is the family whose results `out` holds, if that is another one. The family and its
+    training mode stay as they are. The caller holds the lock of `out` (`checkpoint.lock.locked`).
     """
     along = family.layers.members(family.order if order is None else order)
     chosen = along
@@ -75,15 +59,16 @@ def measure(
     harness = None
     if what.tasks is not None:
         # The harness is an extra, and takes seconds to import.
-        from .harness import prepare_tasks
+        from .harness import Harness
 
         samples = Path(out) / "samples" / series
-        harness = prepare_tasks(family, tokenizer, what, samples)
+        harness = Harness(family, tokenizer, what, samples)
         tasks += harness.tasks
-    names = [task.items.task for task in tasks]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError("a text and a task have this name", where=twice, fix="rename the text")
+    items = [task.items for task in tasks]
+    if len(items) > len({each.task for each in items}):
+        raise DataError(
+            "a text and a task have this name", where=items[0].task, fix="rename the text"
+        )
     settings = {
         "schema_version": _SCHEMA_VERSION,
         "teacher": teacher_hash,
@@ -104,10 +89,9 @@ def measure(
         rows.extend(new)
 
     with all_ranks() as ranks:
-        items = [task.items for task in tasks]
         store = Store(out, settings, items, student=student_hash, groups=groups, rank=ranks.rank)
         run = _Run(family, store, ranks, what.batch_size, chosen)
-        total = sum(len(items) for task in tasks for items in run.missing(task.items).values())
+        total = sum(len(asked) for each in items for asked in run.missing(each).values())
         with show_progress(f"Measuring {series}", total, shown=ranks.first) as advance:
             for task in tasks:
                 run.answer(task, advance)

@@ -1,8 +1,6 @@
-"""What to measure on, and how: one model for Python, the command line, baselines and studies.
+"""What to measure on, and how: one model for Python, the command line, baselines and studies."""
 
-Neither torch nor lm-evaluation-harness is needed to read it.
-"""
-
+# ruff: noqa: RUF009
 from __future__ import annotations
 
 import importlib.util
@@ -19,16 +17,18 @@ from ..errors import DataError
 _INSTALL = 'pip install "boomerang-distillation[tasks]"'
 
 
+_Number = Annotated[int | None, Ge(1)]
+
+
 def _option(description: str, default: bool | None = None) -> Any:
     return field(default=default, metadata={"help": description})
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What every member or model is measured on, and how.
+    """What every member or model is measured on, and how, in the harness's names.
 
-    Options of tasks have the names and meanings that lm-evaluation-harness gives them. The class is
-    not a pydantic model because `boomerang --help` must not import pydantic; pydantic checks it.
+    Not a pydantic model because `boomerang --help` must not import pydantic; pydantic checks it.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -41,15 +41,9 @@ class Measure:
         "Tasks, groups, tags, patterns or YAML files, separated by commas; paper is the paper's "
         "suite."
     )
-    window: Annotated[int | None, Ge(1)] = _option(
-        "The most positions a model sees at once (default 2048)."
-    )
-    stride: Annotated[int | None, Ge(1)] = _option(
-        "Tokens scored per window (default half the window)."
-    )
-    batch_size: Annotated[int | None, Ge(1)] = _option(
-        "Sequences at a time (default: a reasonable number of tokens)."
-    )
+    window: _Number = _option("The most positions a model sees at once (default 2048).")
+    stride: _Number = _option("Tokens scored per window (default half the window).")
+    batch_size: _Number = _option("Sequences at a time (default: a reasonable number of tokens).")
     include_path: str | None = _option("A directory with task files of your own.")
     limit: Annotated[float | None, Gt(0)] = _option(
         "Documents of each task, or a share of them below 1."
@@ -59,7 +53,7 @@ class Measure:
     )
     apply_chat_template: bool = _option("Put prompts into the tokenizer's chat template.", False)
     system_instruction: str | None = _option("Said before each prompt.")
-    gen_kwargs: str | dict[str, Any] | None = _option(  # noqa: RUF009
+    gen_kwargs: str | dict[str, Any] | None = _option(
         "Options of generation, as max_gen_toks=64,temperature=0."
     )
     log_samples: bool = _option("Write what each member answered, under OUT/samples.", False)
@@ -114,6 +108,5 @@ class Measure:
         if not self.task_names:
             raise DataError("no task is named", where="tasks", fix="name tasks as arc_easy,mmlu")
         if self.include_path is not None and not Path(self.include_path).is_dir():
-            raise DataError(
-                "is not a directory", where=self.include_path, fix="give one with task files"
-            )
+            fix = "give one with task files"
+            raise DataError("is not a directory", where=self.include_path, fix=fix)

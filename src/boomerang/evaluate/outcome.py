@@ -56,13 +56,9 @@ class _Answers(LM):
 def judge(
     recorded: Recorded, answers: Sequence[Answer], member: Member, *, with_errors: bool = True
 ) -> tuple[Outcome, Samples]:
-    """The metrics that the harness computes from answers to a task, and its own samples.
+    """The metrics that the harness computes from a member's answers, and its own samples.
 
-    Args:
-        recorded: The task.
-        answers: To its items.
-        member: Whose answers they are.
-        with_errors: Whether to compute standard errors; some take the harness minutes.
+    Standard errors are optional because some take the harness minutes.
 
     Raises:
         ResultsError: A metric is not finite, or the task changes its requests.
@@ -134,14 +130,7 @@ def estimate(recorded: Recorded, outcome: Outcome, key: str) -> Estimate | None:
 
 
 def write_samples(directory: Path, member: Member, task: str, samples: Samples) -> None:
-    """Write `MEMBER/samples_TASK.jsonl`, as the harness writes it; replaces an old one.
-
-    Args:
-        directory: Where the samples of a series are.
-        member: Its directory is named by its patched layers, as `patched-16-17-18`.
-        task: The task's name.
-        samples: As `lm_eval.evaluate` returns them.
-    """
+    """Write samples as the harness does, as `patched-16-17-18/samples_TASK.jsonl`."""
     name = "-".join(["patched", *map(str, member.patched)]) if member.patched else "student"
     path = directory / name / f"samples_{task.replace('/', '__')}.jsonl"
     lines = (

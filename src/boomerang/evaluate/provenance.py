@@ -1,13 +1,10 @@
-"""`family.json`: which family a directory of results is of, and what its members need to run.
-
-Rows name teacher and student only by hash. The report also shows where the two are, and how much
-memory a member needs for a text of some length.
-"""
+"""`family.json`: which family a directory of results is of, and what its members need to run."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,17 +32,11 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """A checkpoint of the family.
+    """A checkpoint of the family."""
 
-    Attributes:
-        id: The hub id, or the directory as an absolute path.
-        revision: The commit of a model from the hub, or None.
-        hash: Its content hash, as in the rows.
-    """
-
-    id: str
-    revision: str | None
-    hash: str
+    id: str  # the hub id, or the directory as an absolute path
+    revision: str | None  # the commit of a model from the hub
+    hash: str  # its content hash, as in the rows
 
     @property
     def reference(self) -> str:
@@ -54,55 +45,31 @@ class Source(_Model):
 
 
 class Built(_Model):
-    """A member as `boomerang build` writes it, in the teacher's dtype.
+    """A member as `boomerang build` writes it, in the teacher's dtype."""
 
-    Attributes:
-        member: Its patched layers.
-        parameters: Numbers stored.
-        bytes: Bytes of the weights.
-        cache: Its KV cache for one text; None where that of the architecture is not known.
-    """
-
-    member: tuple[int, ...]
-    parameters: int = Field(ge=1)
-    bytes: int = Field(ge=1)
-    cache: tuple[Cache, ...] | None
+    member: tuple[int, ...]  # its patched layers
+    parameters: int = Field(ge=1)  # numbers stored
+    bytes: int = Field(ge=1)  # of the weights
+    cache: tuple[Cache, ...] | None  # for one text; None where the architecture's is not known
 
 
 class Provenance(_Model):
-    """The content of `family.json`.
-
-    Attributes:
-        schema_version: `SCHEMA_VERSION`.
-        name: The teacher's name, without owner or path.
-        teacher: The teacher.
-        student: The student.
-        num_teacher_layers: N.
-        kept_layers: The teacher layers the student was cut from.
-        keep_given: Whether they were given with `--keep`; the pair may not open without it.
-        order: The order of patching recorded with the student, else the paper's: a name or a list.
-        context: The text length, in tokens, that memory is stated for by default.
-        dtype: torch's name of the dtype that members are built in, or None where none is known.
-        built: The measured members.
-        recipe: The student's `recipe.yaml`, if it has one.
-        tools: Versions by name.
-        measured: When rows were added, in UTC, as ISO 8601.
-    """
+    """The content of `family.json`."""
 
     schema_version: int
-    name: str
+    name: str  # the teacher's, without owner or path
     teacher: Source
     student: Source
     num_teacher_layers: int
     kept_layers: tuple[int, ...] = Field(min_length=1)
-    keep_given: bool = False
-    order: str | tuple[int, ...]
-    context: int = Field(ge=1)
-    dtype: str | None
-    built: tuple[Built, ...]
-    recipe: str | None
-    tools: dict[str, str]
-    measured: str
+    keep_given: bool = False  # with `--keep`; the pair may not open without it
+    order: str | tuple[int, ...]  # recorded with the student, else the paper's
+    context: int = Field(ge=1)  # the text length, in tokens, that memory is stated for by default
+    dtype: str | None  # that members are built in, by torch's name; None where not known
+    built: tuple[Built, ...]  # the measured members
+    recipe: str | None  # the student's `recipe.yaml`, if it has one
+    tools: dict[str, str]  # versions by name
+    measured: str  # when rows were added, in UTC, as ISO 8601
 
 
 def write_provenance(out: str | Path, sources: Sources, rows: Sequence[Row]) -> None:
@@ -123,15 +90,11 @@ def write_provenance(out: str | Path, sources: Sources, rows: Sequence[Row]) -> 
         found = _provenance(sources, rows)
     except BoomerangError:
         return
-    path = Path(out) / PROVENANCE_FILE
-    write_text(path, found.model_dump_json(indent=2) + "\n")
+    write_text(Path(out) / PROVENANCE_FILE, found.model_dump_json(indent=2) + "\n")
 
 
 def read_provenance(results: str | Path) -> Provenance | None:
-    """The `family.json` of a directory of results, or None if it has none.
-
-    Args:
-        results: The directory, or a file in it.
+    """The `family.json` of a directory of results, or beside a file; None if there is none.
 
     Raises:
         ResultsError: The file is damaged, or of another schema version.
@@ -191,8 +154,6 @@ def _recipe(student: Path) -> str | None:
 def _versions() -> dict[str, str]:
     tools = {"boomerang": __version__, "python": platform.python_version()}
     for name in _TOOLS:
-        try:
+        with suppress(PackageNotFoundError):
             tools[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return tools

@@ -72,11 +72,8 @@ def harness_arguments(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int
 ) -> dict[str, Any]:
     """Arguments of `HFLM` for a model in memory; it may change its tokenizer, which is a copy."""
-    return {
-        "pretrained": model.eval(),
-        "tokenizer": copy.deepcopy(tokenizer),
-        "batch_size": batch_size,
-    }
+    own = copy.deepcopy(tokenizer)
+    return {"pretrained": model.eval(), "tokenizer": own, "batch_size": batch_size}
 
 
 @dataclass(frozen=True)
@@ -89,11 +86,7 @@ class Recorded:
     limit: int | None  # as the harness takes it
 
     def reset(self) -> None:
-        """Bring the task back to where it was before any member answered.
-
-        Raises:
-            ResultsError: Its requests are no longer the recorded ones.
-        """
+        """Bring the task back to where it was before any member answered."""
         seed_everything([self.task])
         for instance in self.task.instances:
             instance.resps, instance.filtered_resps = [], {}
@@ -113,11 +106,7 @@ class Recorded:
 
 
 def record(name: str, task: Task, encoder: Encoder, what: Measure) -> Recorded:
-    """Have a task make its requests.
-
-    Raises:
-        DataError: It cannot, or a request does not fit into the model.
-    """
+    """Have a task make its requests; raises `DataError` if it cannot or one does not fit."""
     template = what.apply_chat_template
     instances: dict[str, list[Instance]] = {}
     with quiet(), task_errors(name, "cannot make its requests"):
@@ -207,7 +196,6 @@ def _content_of(task: Task) -> str:
 
 
 def _short_hash(lines: Iterable[str]) -> str:
-    """The first 16 hexadecimal digits of a SHA-256 of lines of text."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode(errors="surrogatepass") + b"\n")

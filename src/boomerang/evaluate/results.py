@@ -1,8 +1,4 @@
-"""`results.jsonl`: one row for each measured value. And files of JSON lines in general.
-
-A line is written whole. A killed run may leave a torn last line; readers skip it, and the next
-append removes it.
-"""
+"""`results.jsonl`: one row for each measured value; and how JSON lines are read and written."""
 
 from __future__ import annotations
 
@@ -91,10 +87,7 @@ class Row(BaseModel):
 
 
 def read_results(path: str | Path) -> list[Row]:
-    """The rows of a results file, in the order of writing.
-
-    Args:
-        path: The file, or a directory with a `results.jsonl`.
+    """The rows of a results file, or of the one in a directory, in the order of writing.
 
     Raises:
         ResultsError: The file cannot be read, or a line is not a row; names file, line and field.
@@ -113,10 +106,7 @@ def current(rows: Sequence[Row]) -> list[Row]:
 
     A file also keeps what was measured of earlier students. Each seed of a series has a student of
     its own. In a series without patched layers and orders every model stands alone: there the last
-    model of each size (layers and parameters) holds.
-
-    Args:
-        rows: Rows in the order of writing.
+    model of each size (layers and parameters) holds. The order of rows is that of writing.
     """
     families = {(row.teacher, row.series) for row in rows if row.member or row.order is not None}
 
@@ -136,11 +126,7 @@ def read_models(path: Path, kind: type[_Model]) -> list[_Model]:
 
 
 def checked(kind: type[_Model], value: object, where: object) -> _Model:
-    """A model made from parsed JSON.
-
-    Raises:
-        ResultsError: A field is missing, unknown or not valid; names it.
-    """
+    """A model made from parsed JSON; raises `ResultsError` that names a field at fault."""
     if not isinstance(value, dict):
         raise ResultsError("is not a JSON object", where=where)
     try:
@@ -165,13 +151,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: str | Path) -> list[tuple[int, Any]]:
-    """The lines of a file of JSON lines, without empty lines and a torn last line.
+    """The lines of a file of JSON lines, as pairs (line number from 1, parsed value).
 
-    Args:
-        path: The file.
-
-    Returns:
-        Pairs (line number from 1, parsed value); `NaN` and `Infinity` are parsed as floats.
+    Leaves out empty lines, and the torn last line of a killed run.
 
     Raises:
         ResultsError: The file cannot be read, or a line other than a torn last one is not JSON.
@@ -193,16 +175,10 @@ def read_lines(path: str | Path) -> list[tuple[int, Any]]:
 
 
 def append_lines(path: str | Path, values: Iterable[Any]) -> None:
-    """Add lines to a file of JSON lines, which is made if it does not exist.
+    """Add one line for each JSON value to a file, which is made if it does not exist.
 
-    The lines are on the disk when this returns.
-
-    Args:
-        path: The file.
-        values: One JSON value a line.
-
-    Raises:
-        ValueError: A value holds a NaN or an infinity.
+    The torn last line of a killed run is removed. The lines are on the disk when this returns.
+    Raises `ValueError` for a NaN or an infinity.
     """
     lines = [json.dumps(value, allow_nan=False).encode() + b"\n" for value in values]
     if not lines:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from ..checkpoint.output import check_writable, write_text
+from ..checkpoint.output import write_text
 from ..errors import OutputError, ResultsError
 from ..layers import Member
 from .layout import Request
@@ -101,21 +101,14 @@ class _Outcome(_Line, Outcome):
 
 
 class Store:
-    """An output directory, continued for the same teacher, kept layers and dtype.
+    """An output directory for members of one student, continued or new.
 
-    Tasks may be added; one that is there must have the settings that it was measured with. These
-    are recorded with its first answers, so a run that measured nothing leaves no settings.
-
-    Args:
-        out: The directory; made if need be.
-        settings: What makes any two tasks comparable, as JSON values.
-        tasks: The tasks of this run.
-        student: The content hash of the student whose members are measured.
-        groups: The settings of groups of tasks by name.
-        rank: Of this process; each process writes its own answers.
+    `settings` must be those that it has. Tasks may be added; the settings of one that is there must
+    be the same. They are recorded with its first answers, so a run that measured nothing leaves no
+    settings. Each process (`rank`) writes its own answers.
 
     Raises:
-        OutputError: `out` cannot be written, or holds an evaluation with other settings.
+        OutputError: `out` holds an evaluation with other settings.
         ResultsError: A file in it is damaged.
     """
 
@@ -130,11 +123,7 @@ class Store:
         rank: int = 0,
     ) -> None:
         self.out = Path(out)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror})", where=self.out) from None
-        check_writable(self.out)
+        self.out.mkdir(parents=True, exist_ok=True)
         self._student = student
         self._results = self.out / RESULTS_FILE
         self._scores = self.out / (f"scores.{rank}.jsonl" if rank else SCORES_FILE)
@@ -207,11 +196,7 @@ class Store:
         self._outcomes[key] = outcome
 
     def add_rows(self, rows: Iterable[Row]) -> None:
-        """Add rows to the results, except those that are current there.
-
-        Rows of a student that another one has replaced since are written again, which makes them
-        current.
-        """
+        """Add rows that are not current in the results; rows of an earlier student become so."""
         new = [row for row in rows if row not in self._rows]
         self._record(row.task for row in new)
         append_results(self._results, new)

@@ -10,7 +10,6 @@ import logging
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,73 +33,52 @@ GENERATE = "generate_until"
 _OPTIONS_OF_THE_HARNESS = ("until", "max_gen_toks")
 
 
-@dataclass(frozen=True)
-class Average:
-    """The plain mean of one metric of each of some tasks.
-
-    Attributes:
-        task: The name of the rows.
-        metric: Their metric.
-        parts: Task, and metric and filter as lm-evaluation-harness writes them.
-    """
-
-    task: str
-    metric: str
-    parts: tuple[tuple[str, str], ...]
-
-    def value(
-        self, values: Mapping[tuple[str, str], tuple[float, float | None, int]]
-    ) -> tuple[float, float | None, int] | None:
-        """The mean, its standard error and the documents; None where a part is missing.
-
-        The standard error is that of a mean of independent values, sqrt(sum of squares) / n, and
-        None where a part has none.
-
-        Args:
-            values: By task and metric (as `acc,none`): value, standard error, documents.
-        """
-        if not all(part in values for part in self.parts):
-            return None
-        means, errors, items = zip(*(values[part] for part in self.parts), strict=True)
-        known = [error for error in errors if error is not None]
-        stderr = math.hypot(*known) / len(means) if len(known) == len(means) else None
-        return math.fsum(means) / len(means), stderr, sum(items)
-
-
 _CHOICES = (
     "arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa",
     "piqa", "winogrande", "race", "mmlu", "rte",
 )  # fmt: skip
 
-AVERAGES = (
-    Average("paper/classification", "acc", tuple((task, "acc,none") for task in _CHOICES)),
-    Average(
-        "paper/generation",
-        "acc",
-        (
-            ("gsm8k_cot", "exact_match,strict-match"),
-            ("ifeval", "prompt_level_strict_acc,none"),
-            ("hendrycks_math", "exact_match,none"),
-        ),
+AVERAGES = {
+    ("paper/classification", "acc"): tuple((task, "acc,none") for task in _CHOICES),
+    ("paper/generation", "acc"): (
+        ("gsm8k_cot", "exact_match,strict-match"),
+        ("ifeval", "prompt_level_strict_acc,none"),
+        ("hendrycks_math", "exact_match,none"),
     ),
-    Average("paper/perplexity", "word_perplexity", (("wikitext", "word_perplexity,none"),)),
-)
-"""The tasks are those of arXiv 2510.05064; which metric of each is averaged is our choice."""
+    ("paper/perplexity", "word_perplexity"): (("wikitext", "word_perplexity,none"),),
+}
+"""Rows of the paper's suite, by task and metric: the plain mean of a metric of each of some tasks.
+
+The tasks are those of arXiv 2510.05064; which metric of each is averaged is our choice.
+"""
+
+
+def average(
+    parts: Sequence[tuple[str, str]],
+    values: Mapping[tuple[str, str], tuple[float, float | None, int]],
+) -> tuple[float, float | None, int] | None:
+    """The mean of values, its standard error and the documents; None where a part is missing.
+
+    The standard error is that of a mean of independent values, sqrt(sum of squares) / n, and None
+    where a part has none. `values` are (value, standard error, documents) by task and metric.
+    """
+    if not all(part in values for part in parts):
+        return None
+    found, errors, items = zip(*(values[part] for part in parts), strict=True)
+    known = [error for error in errors if error is not None]
+    stderr = math.hypot(*known) / len(found) if len(known) == len(found) else None
+    return math.fsum(found) / len(found), stderr, sum(items)
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
     """Names of tasks with `paper` replaced by the tasks of the suite, each once."""
-    suite = [task for average in AVERAGES for task, _ in average.parts]
+    suite = [task for parts in AVERAGES.values() for task, _ in parts]
     found = (task for name in names for task in (suite if name == PAPER else [name]))
     return tuple(dict.fromkeys(found))
 
 
 def load_tasks(what: Measure) -> tuple[dict[str, Task], dict[str, Group]]:
-    """Tasks and groups by name, set up as `lm_eval` would.
-
-    Raises:
-        DataError: A name is unknown, or a task cannot be loaded or measured here.
-    """
+    """Tasks and groups by name, set up as `lm_eval` would; raises `DataError` where it cannot."""
     seed_everything()
     names = expand(what.task_names)
     with quiet():
@@ -157,15 +135,7 @@ def _without_bar(self: Any, *args: Any, **kwargs: Any) -> None:
 
 @contextlib.contextmanager
 def task_errors(task: str, what: str) -> Iterator[None]:
-    """Raise an error of the harness, or of a task's own code, as one line.
-
-    Args:
-        task: The task's name.
-        what: What the task fails to do.
-
-    Raises:
-        DataError: The block fails.
-    """
+    """Raise an error of the harness, or of a task's own code, as a `DataError` of one line."""
     try:
         yield
     except (BoomerangError, torch.OutOfMemoryError):
