@@ -66,7 +66,7 @@ def student(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             {"tasks": "generating", "gen_kwargs": "max_gen_toks=0"},
-            "generating: generates up to 0 tokens; the model has 512 .* max_gen_toks=N",
+            "generating: generates up to 0 tokens with 512 positions; .* max_gen_toks=N",
         ),
         ({"tasks": "nodata"}, r"nodata: cannot be loaded \(.*no-owner/no-data"),
         ({"tasks": "unsafe"}, "unsafe: runs code that models write"),

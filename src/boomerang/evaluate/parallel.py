@@ -22,7 +22,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    group: Any = None  # over gloo; None for torch's default group
+    group: Any = None  # over gloo
 
     @property
     def first(self) -> bool:
@@ -42,18 +42,18 @@ class Ranks:
 @contextmanager
 def all_ranks() -> Iterator[Ranks]:
     """The processes of this run; just one without `torchrun`."""
-    if dist.is_initialized():
-        world = dist.get_world_size()
-        group = dist.new_group(backend="gloo", timeout=_TIMEOUT) if world > 1 else None
-        yield Ranks(dist.get_rank(), world, group)
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo", timeout=_TIMEOUT)
-        try:
-            yield Ranks(dist.get_rank(), dist.get_world_size())
-        finally:
-            dist.destroy_process_group()
-    else:
+    running = dist.is_initialized()
+    world = dist.get_world_size() if running else int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
         yield Ranks()
+        return
+    if not running:
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
+    try:
+        yield Ranks(dist.get_rank(), world, dist.new_group(backend="gloo", timeout=_TIMEOUT))
+    finally:
+        if not running:
+            dist.destroy_process_group()
 
 
 def is_first() -> bool:

@@ -61,11 +61,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Reference:
-    """The family that another model is compared with.
+    """The family that another model is compared with; its teacher's windows of text are used.
 
-    Text is cut into windows for its teacher's positions and tokenizer. A model with another
-    tokenizer or fewer positions gets windows of its own, and then only bits per byte can be
-    compared.
+    A model with another tokenizer or fewer positions gets its own, and only bits per byte.
     """
 
     kept: tuple[int, ...]  # the family's kept layers, by which its results are recognised
@@ -113,13 +111,9 @@ def text_task(
     tokenizer: PreTrainedTokenizerBase,
     reference: Reference | None,
 ) -> TextTask:
-    """The task of scoring the texts of `what`.
+    """The task of scoring the texts of `what` with a model of this config and tokenizer.
 
-    Args:
-        config: The model's, or that of the family's teacher.
-        what: Names the texts, the window and the stride.
-        tokenizer: The model's.
-        reference: The family, where the model is not a member of it.
+    `reference` is the family, where the model is not a member of it.
     """
     common = reference or Reference((), config, tokenizer)
     window = fit_window(common.config, what.window or DEFAULT_WINDOW)

@@ -76,12 +76,7 @@ def write_provenance(out: str | Path, sources: Sources, rows: Sequence[Row]) -> 
     """Write `family.json` beside the results.
 
     Without rows of the family itself, or with an architecture whose members cannot be built on
-    disk, it writes nothing.
-
-    Args:
-        out: The directory of the results.
-        sources: Teacher and student.
-        rows: All rows that are current in the results.
+    disk, it writes nothing. `rows` are all that are current.
     """
     rows = [row for row in rows if row.series == FAMILY]
     if not rows:

@@ -99,9 +99,15 @@ class Recorded:
 
     def responses(self, answers: Sequence[Answer]) -> dict[str, list[Any]]:
         """Answers to the items as the harness's model would give them, by kind of request."""
-        return {
-            kind: [_response(kind, [answers[item] for item in each]) for each in terms]
+        found = {
+            kind: [[answers[item] for item in each] for each in terms]
             for kind, terms in self.terms.items()
+        }
+        return {
+            kind: [
+                sum((a[0] for a in each), 0.0) if kind == _ROLLING else each[0] for each in of_kind
+            ]
+            for kind, of_kind in found.items()
         }
 
 
@@ -131,12 +137,8 @@ def record(name: str, task: Task, encoder: Encoder, what: Measure) -> Recorded:
         options = [normalize_gen_kwargs(dict(p.args[1]), encoder.max_gen_toks) for p in prompts]
     for longest in (each["max_gen_toks"] for each in options):
         if not 1 <= longest < encoder.max_length:
-            limit = f"the model has {encoder.max_length} positions"
-            raise DataError(
-                f"generates up to {longest} tokens; {limit}",
-                where=name,
-                fix="give gen_kwargs max_gen_toks=N",
-            )
+            problem = f"generates up to {longest} tokens with {encoder.max_length} positions"
+            raise DataError(problem, where=name, fix="give gen_kwargs max_gen_toks=N")
     documents = [0] * len(requests)
     for kind, each in terms.items():
         for instance, indices in zip(instances[kind], each, strict=True):
@@ -174,13 +176,6 @@ def _encode(kind: str, encoder: Encoder, instances: list[Instance]) -> list[Term
     return [(each or Terms()) if kind == _ROLLING else each[0] for each in found]
 
 
-def _response(kind: str, answers: Sequence[Answer]) -> Any:
-    if kind == _ROLLING:
-        return float(sum(float(answer[0]) for answer in answers))
-    (answer,) = answers
-    return answer
-
-
 def _content_of(task: Task) -> str:
     """A hash of a task's requests, documents and metrics, wherever its files are."""
     config = {key: value for key, value in task.dump_config().items() if key not in _PLACES}
@@ -188,11 +183,8 @@ def _content_of(task: Task) -> str:
         [each.request_type, each.doc_id, each.idx, each.repeats, each.args, each.doc]
         for each in task.instances
     )
-    lines = (
-        json.dumps(value, sort_keys=True, default=handle_non_serializable)
-        for value in (config, *requests)
-    )
-    return _short_hash(_ADDRESS.sub("", line) for line in lines)
+    encoder = json.JSONEncoder(sort_keys=True, default=handle_non_serializable)
+    return _short_hash(_ADDRESS.sub("", encoder.encode(each)) for each in (config, *requests))
 
 
 def _short_hash(lines: Iterable[str]) -> str:

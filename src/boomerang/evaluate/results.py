@@ -134,11 +134,12 @@ def checked(kind: type[_Model], value: object, where: object) -> _Model:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        problem = {
+        kinds = {
             "missing": "is missing",
             "extra_forbidden": "is not known",
             "finite_number": "is not a finite number",
-        }.get(first["type"], f"is {first['input']!r}: {first['msg'].lower()}")
+        }
+        problem = kinds.get(first["type"], f"is {first['input']!r}: {first['msg'].lower()}")
         raise ResultsError(f'field "{field}" {problem}', where=where) from None
 
 

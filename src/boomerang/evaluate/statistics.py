@@ -62,8 +62,7 @@ def ratio(numerator: Floats, denominator: Floats) -> Estimate:
 def paired_difference(a: Estimate, b: Estimate) -> tuple[float, float | None]:
     """The difference a - b on the same items in the same order, and its standard error.
 
-    What makes an item hard for both cancels, so this error is smaller than that of two independent
-    measurements. Raises `ValueError` for different numbers of items.
+    Less than that of independent measurements: what makes an item hard for both cancels.
     """
     if a.items != b.items:
         raise ValueError(f"not measured on the same items: {a.items} and {b.items}")

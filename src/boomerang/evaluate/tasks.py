@@ -171,11 +171,8 @@ def _known(names: Sequence[str], manager: TaskManager) -> list[str]:
         matching = [name] if name in manager.all_tasks or is_file else manager.match_tasks([name])
         if not matching:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            raise DataError(
-                "there is no such task",
-                where=name,
-                fix=f"is it {', '.join(near)}?" if near else "give --include-path for your own",
-            )
+            fix = f"is it {', '.join(near)}?" if near else "give --include-path for your own"
+            raise DataError("there is no such task", where=name, fix=fix)
         result += matching
     return list(dict.fromkeys(result))
 
@@ -198,11 +195,8 @@ def _gen_kwargs(what: Measure) -> dict[str, Any]:
     given = what.gen_kwargs
     kwargs = dict(utils.simple_parse_args_string(given) if isinstance(given, str) else given or {})
     known = {*GenerationConfig().to_dict(), *_OPTIONS_OF_THE_HARNESS}
-    unknown = [key for key in kwargs if key not in known]
-    if unknown:
-        raise DataError(
-            f"{unknown[0]!r} is no option of generation",
-            where="gen_kwargs",
-            fix="write options as max_gen_toks=64,temperature=0",
-        )
+    for key in kwargs:
+        if key not in known:
+            fix = "write options as max_gen_toks=64,temperature=0"
+            raise DataError(f"{key!r} is no option of generation", where="gen_kwargs", fix=fix)
     return kwargs
