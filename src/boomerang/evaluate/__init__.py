@@ -72,7 +72,10 @@ def evaluate(
         ResultsError: A log-likelihood or a logit is not finite, or a file in `out` is damaged.
     """
     from ..checkpoint.sources import Sources
+    from .options import Measure
 
+    # Checked before a model is looked for.
+    what = Measure.of({name: options.pop(name) for name in Measure.names() if name in options})
     trust = bool(options.get("trust_remote_code", False))
     return evaluate_sources(
         Sources.open(teacher, student, keep=keep, trust_remote_code=trust),
@@ -82,6 +85,7 @@ def evaluate(
         device=device,
         series=series,
         dtype=dtype,
+        **vars(what),
         **options,
     )
 
