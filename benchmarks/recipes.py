@@ -17,8 +17,10 @@ from statistics import mean
 from typing import Any
 
 import boomerang
-from boomerang.baselines.naive import evaluate_naive
+from boomerang.baselines import naive
+from boomerang.baselines.bench import Bench
 from boomerang.checkpoint.directory import read_config
+from boomerang.checkpoint.sources import Source, Sources
 from boomerang.demo import assets
 from boomerang.distill.recipe import Recipe
 from boomerang.evaluate.results import PERPLEXITY, Row
@@ -128,7 +130,8 @@ def table(
     settings: dict[str, Any] = {"texts": [texts["heldout"]], "window": LENGTH, "stride": LENGTH}
     for order in (LAST_TO_FIRST, FIRST_TO_LAST):
         results = work / f"results-{order}"
-        rows = evaluate_naive(teacher, layers, results, order=order, **settings)
+        bench = Bench(Sources.uncut(Source.open(teacher), layers), {})
+        rows = naive.run(bench, results, order=order, **settings)
         yield line("naive", order, "", "", perplexities(rows))
         for name, marks in done.items():
             runs = [

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from boomerang import Family, LayerMap, init_student
-from boomerang.baselines.naive import cut_hash, evaluate_naive, naive_family
-from boomerang.baselines.random import evaluate_random
+from boomerang.baselines import naive as naive_pruning
+from boomerang.baselines import random as random_control
+from boomerang.baselines.bench import Bench
+from boomerang.baselines.naive import cut_hash, naive_family
 from boomerang.checkpoint.loading import load_model
-from boomerang.checkpoint.sources import Sources
 from boomerang.evaluate.results import Row, read_results
 from boomerang.hashing import content_hash
 from boomerang.text.documents import read_documents
@@ -35,8 +36,9 @@ def _perplexities(rows: list[Row]) -> list[float]:
 def test_naive_and_random_share_one_output(tmp_path: Path, stories: Path, text: Path) -> None:
     out = tmp_path / "out"
     control = init_student(stories, tmp_path / "control", LAYERS, random=True)
-    naive = evaluate_naive(stories, LAYERS, out, texts=[text], **SETTINGS)
-    random = evaluate_random(Sources.open(stories, control), out, texts=[text], **SETTINGS)
+    bench = Bench.open(stories, control)
+    naive = naive_pruning.run(bench, out, texts=[text], **SETTINGS)
+    random = random_control.run(bench, out, texts=[text], **SETTINGS)
     assert read_results(out) == naive + random
     assert {row.series for row in naive} == {"naive"}
     assert {row.series for row in random} == {"random"}
@@ -48,7 +50,7 @@ def test_naive_and_random_share_one_output(tmp_path: Path, stories: Path, text: 
     assert blank[0] > 200 and blank[1] > 200
     # A second run finds everything done.
     written = (out / "results.jsonl").read_bytes()
-    assert evaluate_naive(stories, LAYERS, out, texts=[text], **SETTINGS) == naive
+    assert naive_pruning.run(bench, out, texts=[text], **SETTINGS) == naive
     assert (out / "results.jsonl").read_bytes() == written
 
 

@@ -11,9 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from boomerang import LayerMap, evaluate, init_student
-from boomerang.baselines.bench import Bench
-from boomerang.baselines.combination import keep
-from boomerang.baselines.combine import combine
+from boomerang.baselines import laco, shortgpt
+from boomerang.baselines.bench import Bench, Standalone, save_model
 from boomerang.baselines.distilled import (
     check_teacher,
     distil_sizes,
@@ -21,10 +20,7 @@ from boomerang.baselines.distilled import (
     family_recipe,
     size_recipe,
 )
-from boomerang.baselines.pruned import calibration_text, laco_models, shortgpt_models
-from boomerang.baselines.save import save_model
-from boomerang.baselines.score_cache import Cache
-from boomerang.baselines.standalone import Standalone
+from boomerang.baselines.pruning import Cache, PlanScores, calibration_text, combine, keep
 from boomerang.checkpoint.loading import load_model
 from boomerang.cli import app
 from boomerang.distill import Recipe
@@ -56,18 +52,19 @@ def bench(stories: Path, student: Path) -> Bench:
     return Bench.open(stories, student)
 
 
-def _models(bench: Bench, text: Path, method: Any = shortgpt_models) -> list[Standalone]:
+def _models(bench: Bench, text: Path, method: Any = shortgpt) -> list[Standalone]:
     teacher = bench.sources.teacher
     calibration = calibration_text([text], teacher.tokenizer, bench.model)
-    sizes = bench.sizes()
-    return method(bench.model, calibration, sizes, teacher_hash=teacher.content_hash, cache=Cache())
+    scores = PlanScores(bench.model, calibration, teacher_hash=teacher.content_hash, cache=Cache())
+    models: list[Standalone] = method.models(scores, bench.sizes())
+    return models
 
 
 def _perplexities(rows: list[Row]) -> list[float]:
     return [row.value for row in rows if row.metric == "perplexity"]
 
 
-@pytest.mark.parametrize("method", [shortgpt_models, laco_models])
+@pytest.mark.parametrize("method", [shortgpt, laco])
 def test_rows_stand_beside_the_familys(
     method: Any, tmp_path: Path, stories: Path, student: Path, bench: Bench, text: Path
 ) -> None:
@@ -141,7 +138,7 @@ def test_the_last_model_of_each_size_holds() -> None:
 def test_saved_models_are_plain_checkpoints(
     tmp_path: Path, stories: Path, bench: Bench, text: Path
 ) -> None:
-    model = _models(bench, text, laco_models)[0]
+    model = _models(bench, text, laco)[0]
     teacher = bench.sources.teacher
     target = save_model(model, tmp_path / "saved", teacher)
     assert target.name == "stories260K-laco-3L"
@@ -215,7 +212,7 @@ def test_sizes_and_members_that_are_asked_for(bench: Bench) -> None:
     members = bench.members([4, 3], "first-to-last")
     assert members is not None and [member.patched for member in members] == [(), (0,)]
     for wrong in (0, 5):
-        with pytest.raises(LayerMapError, match="no smaller model"):
+        with pytest.raises(LayerMapError, match="cannot be kept"):
             bench.sizes([wrong])
     with pytest.raises(LayerMapError, match="no member has 2 layers; their sizes are 3, 4, 5"):
         bench.members([2])
@@ -317,7 +314,7 @@ def test_the_command_line(
 @pytest.mark.parametrize(("arguments", "message"), [
     (["laco", "--calibration", "TEXT"], "nothing to measure on"),
     (["laco", "--text", "TEXT"], "nothing to calibrate on"),
-    (["shortgpt", "--text", "TEXT", "--calibration", "TEXT", "--layers", "5"], "no smaller model"),
+    (["shortgpt", "--text", "TEXT", "--calibration", "TEXT", "--layers", "5"], "cannot be kept"),
     (["naive", "--text", "TEXT", "--layers", "2"], "no member has 2 layers"),
     (["distilled", "--text", "TEXT", "--layers", "2", "--students", "x"], "has no recipe.yaml"),
     (["shortgpt", "--text", "TEXT", "--calibration", "nowhere.txt"], "cannot be read"),

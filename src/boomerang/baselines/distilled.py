@@ -1,86 +1,90 @@
 """Students of chosen sizes, each distilled by itself with one recipe.
 
-What a family saves: one run for each size instead of one for all (a baseline of arXiv 2510.05064,
-section 4).
+A family saves these runs: it needs one for all sizes (a baseline of arXiv 2510.05064, section 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.sources import Source
 from ..distill import Recipe, distill
 from ..distill.recipe import FILE_NAME
-from ..errors import LayerMapError, RecipeError
+from ..errors import RecipeError
+from ..evaluate.results import Row
+from . import check_size
+
+if TYPE_CHECKING:
+    from .bench import Bench
 
 SERIES = "distilled"
 
 
-def evenly_spread(size: int, num_layers: int) -> tuple[int, ...]:
-    """The teacher layers a student of a size is cut from: the first, the last, even steps between.
-
-    Layer i of M comes from i (N-1) / (M-1), rounded, halves up.
-
-    Args:
-        size: M.
-        num_layers: N.
-
-    Raises:
-        LayerMapError: M is not below N, or is 0.
-    """
-    if not 1 <= size < num_layers:
-        raise LayerMapError(
-            f"{size} of {num_layers} layers cannot be kept", fix=f"give 1 to {num_layers - 1}"
-        )
-    steps = max(1, size - 1)
-    return tuple((2 * i * (num_layers - 1) + steps) // (2 * steps) for i in range(size))
-
-
-def family_recipe(student: Path) -> Path:
-    """The recipe in a student's directory.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    path = student / FILE_NAME
-    if not path.is_file():
-        raise RecipeError(f"has no {FILE_NAME}", where=student, fix="name the recipe")
-    return path
-
-
-def check_teacher(recipe: str | Path, teacher: Source) -> None:
-    """See that a recipe distils the teacher that its students are measured beside.
+def run(
+    bench: Bench,
+    results: str | Path,
+    *,
+    students: str | Path,
+    layers: Sequence[int],
+    recipe: Path | None = None,
+    **settings: Any,
+) -> list[Row]:
+    """Distil a student of each size, and measure them.
 
     Args:
-        recipe: Its file.
-        teacher: The teacher.
+        bench: The family they are compared with.
+        results: The directory of the family's own evaluation, or a new one.
+        students: A directory for the students: `9L` in it for nine layers.
+        layers: The sizes, as numbers of layers.
+        recipe: The recipe's file; by default the one beside the family's student.
+        **settings: What to measure on, the fields of `evaluate.options.Measure`.
 
     Raises:
-        RecipeError: It cannot be read, or distils another.
-        CheckpointError: There is no such teacher.
+        RecipeError: There is no recipe, or it distils another teacher.
+        BoomerangError: As in `boomerang.distill` and `boomerang.evaluate`.
     """
-    read = Recipe.load(recipe)
-    named = Source.open(read.teacher, trust_remote_code=read.model.trust_remote_code)
-    same = named.directory.samefile(teacher.directory)
-    if not same and named.content_hash != teacher.content_hash:
-        raise RecipeError(
-            f"distils another teacher, {read.teacher}", where=recipe, fix="name that teacher"
-        )
+    sizes = bench.sizes(layers)
+    path = recipe or family_recipe(bench.sources.directories[1])
+    check_teacher(path, bench.sources.teacher)
+    bench.check(results, **settings)
+    made = distil_sizes(path, sizes, bench.sources.layers.num_layers, students)
+    models = (bench.checkpoint(SERIES, directory) for directory in made.values())
+    return bench.measure(models, results, **settings)
+
+
+def distil_sizes(
+    recipe: Recipe | str | Path, sizes: Sequence[int], num_layers: int, out: str | Path
+) -> dict[int, Path]:
+    """Distil a student of each size, one after the other.
+
+    An interrupted run is continued when called again, and a finished one is left as it is.
+
+    Args:
+        recipe: The family's, or its file.
+        sizes: Numbers of layers.
+        num_layers: The teacher's number of layers.
+        out: A directory; each size gets one in it, `9L` for nine layers.
+
+    Returns:
+        The students' directories by size.
+
+    Raises:
+        LayerMapError: No such size; before anything is trained.
+        BoomerangError: As in `boomerang.distill`.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.load(recipe)
+    recipes = {size: size_recipe(recipe, size, num_layers, out) for size in sizes}
+    return {size: distill(each) for size, each in recipes.items()}
 
 
 def size_recipe(recipe: Recipe, size: int, num_layers: int, out: str | Path) -> Recipe:
-    """The recipe for one size: the same text, loss and training; another student and output.
+    """The family's recipe for one size: the same text, loss and training.
 
-    No members are measured while it trains, no batch crosses between student and teacher, and an
-    order that lists a family's student layers is left out: all three serve the family, and crossing
-    costs the student itself.
-
-    Args:
-        recipe: The family's.
-        size: Layers of the student.
-        num_layers: Of the teacher.
-        out: The directory that holds a directory for each size.
+    It measures no members, crosses no batch between student and teacher, and drops an order that
+    lists the family's student layers: these serve the family, and crossing costs the student.
 
     Raises:
         LayerMapError: No such size.
@@ -101,27 +105,42 @@ def size_recipe(recipe: Recipe, size: int, num_layers: int, out: str | Path) -> 
     )
 
 
-def distil_sizes(
-    recipe: Recipe | str | Path, sizes: Sequence[int], num_layers: int, out: str | Path
-) -> dict[int, Path]:
-    """Distil a student of each size, one after the other.
+def evenly_spread(size: int, num_layers: int) -> tuple[int, ...]:
+    """The teacher layers of a student of a size: the first, the last, and even steps between.
 
-    An interrupted run goes on when called again, and a finished one is left as it is.
+    Layer i of M is layer i (N-1) / (M-1) of the teacher, rounded, halves up.
 
     Args:
-        recipe: The family's, or its file.
-        sizes: Numbers of layers.
-        num_layers: Of the teacher.
-        out: A directory; each size gets one in it, `9L` for nine layers.
-
-    Returns:
-        The students' directories by size.
+        size: M.
+        num_layers: N.
 
     Raises:
-        LayerMapError: No such size; before anything is trained.
-        BoomerangError: As `boomerang.distill`.
+        LayerMapError: M is not below N, or is 0.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe.load(recipe)
-    recipes = {size: size_recipe(recipe, size, num_layers, out) for size in sizes}
-    return {size: distill(each) for size, each in recipes.items()}
+    check_size(size, num_layers)
+    steps = max(1, size - 1)
+    return tuple((2 * i * (num_layers - 1) + steps) // (2 * steps) for i in range(size))
+
+
+def family_recipe(student: Path) -> Path:
+    """The recipe in a student's directory; raises `RecipeError` if there is none."""
+    path = student / FILE_NAME
+    if not path.is_file():
+        raise RecipeError(f"has no {FILE_NAME}", where=student, fix="name the recipe")
+    return path
+
+
+def check_teacher(recipe: str | Path, teacher: Source) -> None:
+    """Refuse a recipe of another teacher.
+
+    Raises:
+        RecipeError: It cannot be read, or distils another teacher.
+        CheckpointError: There is no such teacher.
+    """
+    read = Recipe.load(recipe)
+    named = Source.open(read.teacher, trust_remote_code=read.model.trust_remote_code)
+    same = named.directory.samefile(teacher.directory)
+    if not same and named.content_hash != teacher.content_hash:
+        raise RecipeError(
+            f"distils another teacher, {read.teacher}", where=recipe, fix="name that teacher"
+        )

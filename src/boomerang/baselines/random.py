@@ -1,31 +1,59 @@
 """The control for the initialisation: a student distilled from random weights.
 
-A randomly initialised student, distilled like the real one, gains nothing from patching (a baseline
-of arXiv 2510.05064): both the initialisation from teacher layers and the distillation are needed.
-Such a student is an ordinary checkpoint, made by `init_student(..., random=True)`.
+Such a student gains nothing from patching (a baseline of arXiv 2510.05064): both the start from
+teacher layers and the distillation are needed. It is a checkpoint like any other, made by
+`init_student(..., random=True)` and distilled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.sources import Sources
+from ..checkpoint.sources import Source
 from ..evaluate import evaluate_sources
 from ..evaluate.results import Row
+from ..layers import Order
+
+if TYPE_CHECKING:
+    from .bench import Bench
 
 SERIES = "random"
 
 
-def evaluate_random(sources: Sources, out: str | Path, **settings: Any) -> list[Row]:
-    """Measure the family of a randomly initialised student, as rows of the series `random`.
+def run(
+    bench: Bench,
+    results: str | Path,
+    *,
+    layers: Sequence[int] | None = None,
+    order: Order | None = None,
+    **settings: Any,
+) -> list[Row]:
+    """Measure the family of a student distilled from random weights.
 
     Args:
-        sources: The teacher, and the control that was distilled from random weights.
-        out: The output directory; with the same settings, the one of the family's own evaluation.
-        **settings: As for `boomerang.evaluate`.
+        bench: The teacher and this student.
+        results: As in `naive.run`, like all that follow.
+        layers: The sizes.
+        order: The order of patching.
+        **settings: What to measure on.
 
     Raises:
         BoomerangError: As in `boomerang.evaluate`.
     """
-    return evaluate_sources(sources, out, series=SERIES, **settings)
+    assert bench.sources.student is not None
+    # The bench needs no weights of a student.
+    trust = bench.sources.teacher.trust_remote_code
+    control = Source.open(bench.sources.student.reference, trust_remote_code=trust)
+    order = bench.sources.order if order is None else order
+    return evaluate_sources(
+        replace(bench.sources, student=control),
+        results,
+        series=SERIES,
+        members=bench.members(layers, order),
+        order=order,
+        **bench.loading,
+        **settings,
+    )

@@ -1,27 +1,49 @@
 """ShortGPT: the layers that change the state least go, all at once and without training.
 
-arXiv 2403.03853. Any number of layers, any of them, the first one too.
+arXiv 2403.03853. Any layer may go, the first one too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import LayerMapError
 from ..evaluate.batches import text_batches
+from ..evaluate.results import Row
 from ..models.runner import Runner
 from ..orders.similarity import cosine_sum, layer_states
 from ..text.windows import Text
-from .combination import Plan, keep
+from . import check_size
+from .bench import Standalone
+from .pruning import Plan, PlanScores, keep, run_pruner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from .bench import Bench
+
 SERIES = "shortgpt"
+
+
+def run(bench: Bench, results: str | Path, **options: Any) -> list[Row]:
+    """Measure ShortGPT; arguments and errors as in `pruning.run_pruner`."""
+    return run_pruner(models, bench, Path(results), **options)
+
+
+def models(scores: PlanScores, sizes: Sequence[int]) -> list[Standalone]:
+    """ShortGPT at wanted sizes: block influence is measured once, on the whole teacher.
+
+    Raises:
+        LayerMapError: A size is no size below the teacher's.
+        ConfigError, ArchitectureError: The architecture is not supported.
+    """
+    influence = scores.of_teacher("block_influence", block_influence)
+    about: dict[str, object] = {"block_influence": influence}
+    return [scores.model(SERIES, remove_lowest(influence, size), about) for size in sizes]
 
 
 @torch.no_grad()
@@ -48,16 +70,12 @@ def remove_lowest(influence: Sequence[float], num_layers: int) -> Plan:
     """The model of the layers with the highest influence; of equals the lower layers stay.
 
     Args:
-        influence: Of every teacher layer.
+        influence: The influence of every teacher layer.
         num_layers: How many stay.
 
     Raises:
         LayerMapError: None or all would go.
     """
-    if not 1 <= num_layers < len(influence):
-        raise LayerMapError(
-            f"{num_layers} of {len(influence)} layers cannot be kept",
-            fix=f"give 1 to {len(influence) - 1}",
-        )
+    check_size(num_layers, len(influence))
     ranked = sorted(range(len(influence)), key=lambda layer: (-influence[layer], layer))
     return keep(ranked[:num_layers])

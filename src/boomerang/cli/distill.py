@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,13 @@ from . import options
 _SEQUENCE_LENGTH = 2048
 
 
+@options.grouped
 def distill(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE.yaml | TEACHER", help="A recipe, or a teacher.")
     ],
+    cut: options.Cut,
+    loading: options.Loading,
     out: Annotated[
         Path | None, typer.Argument(help="With a teacher: the directory for the student.")
     ] = None,
@@ -37,29 +41,21 @@ def distill(
             "of all that is not set."
         ),
     ] = None,
-    every: options.Every = None,
-    first: options.First = None,
-    last: options.Last = None,
-    keep: options.Keep = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a value, such as loss.kl=1."),
     ] = None,
-    device: options.Device = "auto",
-    attn_implementation: options.Attention = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Distil a student: by a recipe, or `boomerang distill TEACHER OUT --data text.txt`."""
     from ..distill.recipe import Recipe
 
     overrides = setting or []
     if Path(recipe).suffix in (".yaml", ".yml"):
-        given = {"OUT": out, "--data": data, "--sequence-length": sequence_length, "--keep": keep}
-        given |= {"--every": every, "--first": first, "--last": last}
-        given |= {"--preset": preset, "--device": None if device == "auto" else device}
-        given |= {"--attn-implementation": attn_implementation}
-        given |= {"--trust-remote-code": trust_remote_code or None}
-        extra = [name for name, value in given.items() if value is not None]
+        shared = asdict(cut) | asdict(loading)
+        given = {f"--{name.replace('_', '-')}": value for name, value in shared.items()}
+        given |= {"--data": data, "--sequence-length": sequence_length, "--preset": preset}
+        given |= {"OUT": out}
+        extra = [name for name, value in given.items() if value not in (None, False, "auto")]
         if extra:
             raise RecipeError("cannot go with a recipe", where=extra[0], fix="use --set instead")
         parsed = Recipe.load(recipe, overrides)
@@ -70,17 +66,17 @@ def distill(
                 where=recipe,
             )
         if sequence_length is None:
-            sequence_length = _default_length(recipe, trust_remote_code)
+            sequence_length = _default_length(recipe)
         content = {
             "teacher": recipe,
-            "keep": _keep(keep, every, first, last),
+            "keep": cut.recipe(),
             "out": str(out),
             "data": {"files": [str(path) for path in data], "sequence_length": sequence_length},
             "model": {
-                "attn_implementation": attn_implementation,
-                "trust_remote_code": trust_remote_code,
+                "attn_implementation": loading.attn_implementation,
+                "trust_remote_code": loading.trust_remote_code,
             },
-            "training": _training(device),
+            "training": _training(loading),
         }
         if preset is not None:
             content["preset"] = preset
@@ -96,7 +92,7 @@ def distill(
         typer.echo(f"{student}: the distilled student")
 
 
-def _default_length(teacher: str, trust_remote_code: bool) -> int:
+def _default_length(teacher: str) -> int:
     from ..checkpoint.sources import Source
     from ..models.config import max_positions
 
@@ -104,30 +100,16 @@ def _default_length(teacher: str, trust_remote_code: bool) -> int:
     return _SEQUENCE_LENGTH if limit is None else min(_SEQUENCE_LENGTH, limit)
 
 
-def _training(device: str) -> dict[str, Any]:
-    """What a device means to Trainer, which takes the accelerator if there is one."""
-    if device == "auto":
-        return {}
+def _training(loading: options.Loading) -> dict[str, Any]:
+    """What device and dtype mean to Trainer, which takes the accelerator if there is one."""
+    device, dtype = loading.device, options.known_dtype(loading.dtype)
+    training = {} if dtype is None else {"bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
     if device == "cpu":
-        return {"use_cpu": True}
-    if options.pick_device(device) != options.pick_device("auto"):
+        training["use_cpu"] = True
+    elif device != "auto" and options.pick_device(device) != options.pick_device("auto"):
         raise BoomerangError(
             f"{device!r} cannot be chosen for training",
             where="--device",
             fix="give auto or cpu; CUDA_VISIBLE_DEVICES chooses among several GPUs",
         )
-    return {}
-
-
-def _keep(
-    keep: str | None, every: int | None, first: int | None, last: int | None
-) -> list[int] | dict[str, int]:
-    if keep is None:
-        return {
-            "every": 2 if every is None else every,
-            "first": 1 if first is None else first,
-            "last": 2 if last is None else last,
-        }
-    if (every, first, last) != (None, None, None):
-        raise RecipeError("cannot go with --every, --first or --last", where="--keep")
-    return options.layer_list(keep, "--keep")
+    return training

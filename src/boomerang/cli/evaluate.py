@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from . import options
-from .measuring import Measuring, Results, measuring
+from .measuring import Measuring, Results
 
 
-@measuring
+@options.grouped
 def evaluate(
     teacher: options.Teacher,
     student: options.Student,
@@ -25,12 +25,12 @@ def evaluate(
     """
     settings = common.settings()
     chosen = None if members == "all" else options.layer_list(members, "--members")
-    keep, loading = common.keep, common.loading()
+    keep, loading = common.kept, common.loading.kwargs()
 
     from ..checkpoint.sources import Sources
     from ..evaluate import evaluate_sources
 
-    trust = loading["trust_remote_code"]
+    trust = common.loading.trust_remote_code
     sources = Sources.open(teacher, student, keep=keep, trust_remote_code=trust)
-    common.show(evaluate_sources(sources, out, members=chosen, order=order, **settings, **loading))
-    common.show_order(sources, order)
+    rows = evaluate_sources(sources, out, members=chosen, order=order, **settings, **loading)
+    common.show(rows, sources, order)

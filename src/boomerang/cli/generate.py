@@ -9,10 +9,12 @@ import typer
 from . import options
 
 
+@options.grouped
 def generate(
     teacher: options.Teacher,
     student: options.Student,
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    loading: options.Loading,
     patch: Annotated[
         int,
         typer.Option(help="How many blocks of teacher layers to put back; 0 is the student."),
@@ -25,10 +27,6 @@ def generate(
     keep: options.Kept = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the sampling, where the model samples.")] = 0,
-    device: options.Device = "auto",
-    dtype: options.Dtype = None,
-    attn_implementation: options.Attention = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Let a member of the family continue a text, without writing it anywhere."""
     from ..checkpoint.sources import Sources
@@ -37,8 +35,9 @@ def generate(
     if not prompt:
         raise DataError("the prompt is empty", fix="give some text to continue")
     kept = options.kept_layers(keep)
-    sources = Sources.open(teacher, student, keep=kept, trust_remote_code=trust_remote_code)
-    kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
+    trust = loading.trust_remote_code
+    sources = Sources.open(teacher, student, keep=kept, trust_remote_code=trust)
+    kwargs = loading.kwargs()
 
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,23 +11,18 @@ import typer
 from . import options
 
 
+@options.grouped
 def init(
     teacher: options.Teacher,
     out: Annotated[Path, typer.Argument(help="The directory to write the student to.")],
-    every: options.Every = None,
-    first: options.First = None,
-    last: options.Last = None,
-    keep: options.Keep = None,
+    cut: options.Cut,
+    loading: options.Loading,
     random: Annotated[
         bool,
         typer.Option("--random", help="Initialise at random: the paper's control."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the random initialisation.")] = 0,
     overwrite: options.Overwrite = False,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    attn_implementation: options.Attention = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Cut a student out of a teacher's layers."""
     from ..checkpoint.output import check_free
@@ -34,9 +30,11 @@ def init(
     from ..models.config import num_layers
 
     check_free(out, overwrite=overwrite)
-    source = Source.open(teacher, trust_remote_code=trust_remote_code)
-    layers = options.layer_map(num_layers(source.config), keep, every, first, last)
-    kwargs = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
+    source = Source.open(teacher, trust_remote_code=loading.trust_remote_code)
+    layers = cut.of(num_layers(source.config))
+    # The weights are only copied.
+    device = "cpu" if loading.device == "auto" else loading.device
+    kwargs = replace(loading, device=device).kwargs()
 
     from ..student import init_student
 

@@ -11,8 +11,10 @@ from ..errors import DataError, LayerMapError
 from . import options
 
 
+@options.grouped
 def inspect(
     teacher: options.Teacher,
+    loading: options.Loading,
     student: Annotated[
         str | None,
         typer.Argument(
@@ -32,10 +34,6 @@ def inspect(
         Path | None, typer.Option(help="Draw the similarities into this file: map.png, .svg, .pdf.")
     ] = None,
     as_json: options.Json = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = None,
-    attn_implementation: options.Attention = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Look inside: similarity of layers, the effect of patching each, which layers to keep."""
     if not text:
@@ -43,7 +41,7 @@ def inspect(
     kept = options.kept_layers(keep)
     if student is None and kept is not None:
         raise LayerMapError("goes with a student", where="--keep", fix="name the student")
-    loading = options.model_kwargs(device, dtype, attn_implementation, trust_remote_code)
+    kwargs = loading.kwargs()
 
     import json
 
@@ -54,7 +52,7 @@ def inspect(
 
     if figure is not None:
         check_suffix(figure)
-    inspection = inspect_paths(teacher, student, text, every=every, keep=kept, **loading)
+    inspection = inspect_paths(teacher, student, text, every=every, keep=kept, **kwargs)
     if as_json:
         typer.echo(json.dumps(inspection.to_json()))
     else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..sizing import Size
 
 
+@options.grouped
 def sizes(
     teacher: Annotated[
         str,
@@ -22,6 +23,7 @@ def sizes(
             help="The teacher: a directory, a hub id, or a config.json without any weights."
         ),
     ],
+    cut: options.Cut,
     student: Annotated[
         str | None,
         typer.Argument(help="The student; without one, the layers a student would keep are given."),
@@ -41,10 +43,6 @@ def sizes(
     memory: Annotated[
         str | None, typer.Option(help="Say which members run in so much memory: 8GiB.")
     ] = None,
-    every: options.Every = None,
-    first: options.First = None,
-    last: options.Last = None,
-    keep: options.Keep = None,
     as_json: options.Json = False,
 ) -> None:
     """Print every member's layers, parameters, bytes and memory."""
@@ -58,16 +56,15 @@ def sizes(
     limit = None if memory is None else parse_bytes(memory, "--memory")
     if student is None:
         source = Source.open(teacher, weights=False)
-        layers = options.layer_map(num_layers(source.config), keep, every, first, last)
-        sources = Sources.uncut(source, layers)
-    elif (every, first, last) != (None, None, None):
+        sources = Sources.uncut(source, cut.of(num_layers(source.config)))
+    elif cut.regular:
         raise LayerMapError(
             "the student is there already",
             where="--every, --first, --last",
             fix="leave them out, or name its layers with --keep",
         )
     else:
-        kept = options.kept_layers(keep)
+        kept = options.kept_layers(cut.keep)
         sources = Sources.open(teacher, student, keep=kept, weights=False)
     context = default_context(sources.teacher.config) if context is None else context
     along = sources.order if order is None else order

@@ -10,23 +10,22 @@ import typer
 from . import options
 
 
+@options.grouped
 def verify(
     directory: Annotated[Path, typer.Argument(help="A directory made by `boomerang build`.")],
+    loading: options.Loading,
     teacher: Annotated[
         str | None, typer.Option(help="Where the teacher is now, if it has moved.")
     ] = None,
     student: Annotated[
         str | None, typer.Option(help="Where the student is now, if it has moved.")
     ] = None,
-    device: options.Device = "auto",
-    attn_implementation: options.Attention = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Load a built member as a user would and compare it with the same member in memory."""
     from ..checkpoint.record import read_record
 
     read_record(directory)
-    kwargs = options.model_kwargs(device, None, attn_implementation, trust_remote_code)
+    kwargs = loading.kwargs()
 
     from ..verify import verify as run
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..baselines.naive import evaluate_naive
-from ..baselines.random import evaluate_random
+from ..baselines import naive, random
+from ..baselines.bench import Bench
 from ..build import build
 from ..checkpoint.lock import locked
 from ..checkpoint.output import check_apart
@@ -152,14 +152,14 @@ def _walk(
     sources = Sources.pair(teacher, Source.open(student))
     rows = evaluate_sources(sources, results, **measuring)
     say("4/6 Measure naive pruning: the same layers, not distilled")
-    rows += evaluate_naive(teacher, layers, results, **measuring)
+    rows += naive.run(Bench(sources, {}), results, **measuring)
     if controls:
         say(f"4b/6 Distil a student from random weights on as many tokens -> {out / 'random'}")
         _cut(teacher, out / "random-cut", layers, plan, random=True)
         plain = recipe(plan, directory, out / "random-cut", out / "random", training)
         # Random weights must all be free to learn.
         control = Source.open(distill(plain.model_copy(update={"freeze": []})))
-        rows += evaluate_random(Sources.pair(teacher, control), results, **measuring)
+        rows += random.run(Bench(Sources.pair(teacher, control), {}), results, **measuring)
     figure = save_figure(one_chart(rows), out / "figure")
     report = write_report([results], out / "report.html")
     say(f"5/6 Draw size against perplexity -> {figure[0]}, {figure[1]}, {report}")

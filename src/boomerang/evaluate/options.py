@@ -100,7 +100,10 @@ class Measure:
     def check(self) -> None:
         """Refuse what cannot be measured; raises as `of`."""
         if not self.texts and self.tasks is None:
-            raise DataError("there is nothing to measure on", fix="give texts or tasks")
+            raise DataError(
+                "there is nothing to measure on",
+                fix="give --text FILE (texts=) or --tasks NAMES (tasks=)",
+            )
         if self.tasks is None:
             return
         if importlib.util.find_spec("lm_eval") is None:

@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
+from ..baselines import BASELINES
 from ..evaluate.results import FAMILY, PRETRAINED, Row
 from .external import External
 from .words import NOISE, Kind, Style, difference_of, is_difference, styles
 
 _NAMES = {
     FAMILY: "boomerang family",
-    "naive": "naive pruning",
-    "random": "random initialisation",
-    "shortgpt": "ShortGPT",
-    "laco": "LaCo",
-    "distilled": "distilled one by one",
+    **{name: baseline.label for name, baseline in BASELINES.items()},
 }
 
 

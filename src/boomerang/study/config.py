@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 
+from ..baselines import BASELINES, Kind
 from ..errors import RecipeError, StudyError
 from ..evaluate import options
-from ..evaluate.results import FAMILY, PRETRAINED
+from ..evaluate.results import FAMILY
 from ..settings import Section, as_recipe_error, merged, overridden, read_yaml
 
 Init = Literal["teacher", "random", "untrained"]
@@ -21,11 +22,14 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 EMBEDDED = "embedded"
 """The name of the teacher that comes with the package, and of its texts."""
 
-SHORTGPT: Final = "shortgpt"
-LACO: Final = "laco"
-DISTILLED: Final = "distilled"
-
-_RESERVED = (FAMILY, SHORTGPT, LACO, DISTILLED, PRETRAINED)
+# What a study says about each baseline: whether to measure it, the sizes to distil, or the models.
+_VALUES: dict[Kind, Any] = {
+    "pruned": (bool, False),
+    "distilled": (list[Annotated[int, Field(ge=1)]], []),
+    "given": (list[str], []),
+}
+_ALONE = {name: each for name, each in BASELINES.items() if each.kind in _VALUES}
+_RESERVED = (FAMILY, *_ALONE)
 # What the study itself says to each of its runs.
 _NOT_OF_A_RECIPE = ("teacher", "student", "out", "seed", "shard")
 _CONFIGS = Path(__file__).with_name("configs")
@@ -46,28 +50,29 @@ class Measure(options.Measure):
     orders: list[Literal["last-to-first", "first-to-last"]] | None = None
 
 
-class Baselines(Section):
-    """Models that stand alone, beside the family; see docs/baselines.md.
+class _Baselines(Section):
+    """Baselines beside the family, each under its name, and what two of them need.
 
     Args:
-        shortgpt: Layers of low influence removed, at every size of the family.
-        laco: Layers merged, at every size of the family.
-        distilled: Numbers of layers to distil a student of by itself, by the family's recipe.
-        pretrained: Models of the user's own: directories or hub ids.
-        calibration: UTF-8 text files for the first two; of the embedded teacher by default an
-            excerpt of its training text.
+        calibration: UTF-8 text files for baselines that a calibration text chooses; for the
+            embedded teacher by default an excerpt of its training text.
     """
 
-    shortgpt: bool = False
-    laco: bool = False
-    distilled: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
-    pretrained: list[str] = Field(default_factory=list)
     calibration: list[str] | None = None
 
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether one of them is chosen by a calibration text."""
-        return self.shortgpt or self.laco
+    def wanted(self, kind: Kind) -> Iterator[tuple[str, Any]]:
+        """The baselines of a kind that the study names, and what it says about each."""
+        for name, baseline in _ALONE.items():
+            if baseline.kind == kind and getattr(self, name):
+                yield name, getattr(self, name)
+
+
+if TYPE_CHECKING:
+    Baselines = _Baselines
+else:
+    Baselines = create_model(
+        "Baselines", __base__=_Baselines, **{n: _VALUES[each.kind] for n, each in _ALONE.items()}
+    )
 
 
 class Study(Section):
@@ -108,7 +113,7 @@ class Study(Section):
         lists: list[tuple[str, Sequence[object]]] = [
             ("seeds", self.seeds),
             ("measure.orders", self.measure.orders or ()),
-            ("baselines.pretrained", self.baselines.pretrained),
+            *((f"baselines.{name}", models) for name, models in self.baselines.wanted("given")),
         ]
         for place, values in lists:
             if len(set(values)) < len(values):
@@ -127,9 +132,9 @@ class Study(Section):
                 )
         if self.teacher != EMBEDDED and not self.measure.texts and not self.measure.tasks:
             raise ValueError("there is nothing to measure on: set measure.texts or measure.tasks")
-        needs = self.baselines.needs_calibration and not self.baselines.calibration
-        if self.teacher != EMBEDDED and needs:
-            raise ValueError("shortgpt and laco need a text: set baselines.calibration")
+        pruned = [name for name, _ in self.baselines.wanted("pruned")]
+        if self.teacher != EMBEDDED and pruned and not self.baselines.calibration:
+            raise ValueError(f"{pruned[0]} needs a text: set baselines.calibration")
         self._check_figures()
         return self
 

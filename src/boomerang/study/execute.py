@@ -110,7 +110,7 @@ def _prepare(study: Study, directory: Directory) -> Plan:
     # A study that cannot work is refused before anything is downloaded or written.
     facts = find_facts(study, directory.texts, download=False)
     plan = make_plan(study, facts)
-    if not facts.hash or study.baselines.pretrained:
+    if not facts.hash or any(study.baselines.wanted("given")):
         facts = find_facts(study, directory.texts, download=True)
         plan = make_plan(study, facts)
     if plan.missing(directory.done()):

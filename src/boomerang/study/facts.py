@@ -88,7 +88,8 @@ def find_facts(study: Study, texts: Path, *, download: bool) -> Facts:
     calibration = list(study.baselines.calibration or excerpt)
     named = {*measured, *calibration, *training, *_training_files(study)}
     hashes = {path: short_hash(own[path]) if path in own else _hash(path) for path in sorted(named)}
-    models = [each for each in study.baselines.pretrained if download or Path(each).is_dir()]
+    models = [each for _, models in study.baselines.wanted("given") for each in models]
+    models = [each for each in models if download or Path(each).is_dir()]
     hashes |= {model: Source.open(model).content_hash for model in models}
     layers, outside = count_parameters(checkpoint)
     return Facts(

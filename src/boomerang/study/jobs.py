@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..baselines import BASELINES, naive
 from ..baselines.bench import Bench
-from ..baselines.naive import evaluate_naive
-from ..baselines.pruned import calibration_text, laco_models, shortgpt_models
-from ..baselines.score_cache import CACHE_FILE, Cache
-from ..baselines.standalone import Standalone
 from ..checkpoint.output import write_text
 from ..checkpoint.sources import Source, Sources
 from ..distill import distill
@@ -27,7 +24,6 @@ from ..evaluate.store import SETTINGS_FILE
 from ..layers import LayerMap
 from ..models.config import num_layers
 from ..student import init_student
-from .config import DISTILLED
 from .plan import Job
 from .records import Cost, Directory, Record
 
@@ -94,59 +90,27 @@ def _family(job: Job, directory: Directory, scratch: Path) -> list[Row]:
 
 
 def _untrained(job: Job, directory: Directory, scratch: Path) -> list[Row]:
-    sources = _sources(job)
-    return evaluate_naive(
-        sources.teacher, sources.layers, scratch, order=job.work["order"],
-        loading=_loading(job), **_settings(job),
-    )  # fmt: skip
+    return naive.run(_bench(job), scratch, order=job.work["order"], **_settings(job))
 
 
-def _shortgpt(job: Job, directory: Directory, scratch: Path) -> list[Row]:
-    return _pruned(job, scratch, shortgpt_models)
-
-
-def _laco(job: Job, directory: Directory, scratch: Path) -> list[Row]:
-    return _pruned(job, scratch, laco_models)
-
-
-def _pruned(job: Job, scratch: Path, make: Callable[..., list[Standalone]]) -> list[Row]:
-    bench = _bench(job)
-    teacher = bench.sources.teacher
-    models = make(
-        bench.model,
-        calibration_text(job.work["calibration"], teacher.tokenizer, bench.model),
-        job.work["sizes"],
-        teacher_hash=teacher.content_hash,
-        cache=Cache(scratch / CACHE_FILE),
-    )
-    return _alone(bench, models, job, scratch)
-
-
-def _distilled(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+def _baseline(job: Job, directory: Directory, scratch: Path) -> list[Row]:
+    bench, baseline = _bench(job), BASELINES[job.kind]
+    if baseline.kind == "pruned":
+        options = {"layers": job.work["sizes"], "calibration": job.work["calibration"]}
+        return baseline.run(bench, scratch, **options, **_settings(job))
+    if baseline.kind == "given":
+        return baseline.run(bench, scratch, model=[job.work["model"]], **_settings(job))
+    # A run of its own has distilled the student.
     assert job.needs is not None
-    bench = _bench(job)
-    model = bench.checkpoint(DISTILLED, directory.student(job.needs))
-    return _alone(bench, [model], job, scratch)
-
-
-def _pretrained(job: Job, directory: Directory, scratch: Path) -> list[Row]:
-    bench = _bench(job)
-    model = bench.checkpoint(job.kind, job.work["model"], own_tokenizer=True)
-    return _alone(bench, [model], job, scratch)
-
-
-def _alone(bench: Bench, models: Iterable[Standalone], job: Job, scratch: Path) -> list[Row]:
-    return bench.measure(models, scratch, **_settings(job))
+    model = bench.checkpoint(job.kind, directory.student(job.needs))
+    return bench.measure([model], scratch, **_settings(job))
 
 
 _KINDS: dict[str, Callable[[Job, Directory, Path], list[Row]]] = {
     "distil": _distil,
     "family": _family,
     "untrained": _untrained,
-    "shortgpt": _shortgpt,
-    "laco": _laco,
-    "distilled": _distilled,
-    "pretrained": _pretrained,
+    **dict.fromkeys(BASELINES, _baseline),
 }
 
 

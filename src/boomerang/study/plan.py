@@ -16,9 +16,9 @@ from ..baselines.distilled import size_recipe
 from ..distill.preflight import flops_per_token
 from ..distill.recipe import ModelOptions, Recipe
 from ..errors import LayerMapError, RecipeError, StudyError
-from ..evaluate.results import FAMILY, PRETRAINED
+from ..evaluate.results import FAMILY
 from ..layers import Order
-from .config import DISTILLED, LACO, SHORTGPT, Init, Study
+from .config import Init, Study
 from .facts import Facts
 
 _KEEP = {"every": 2, "first": 1, "last": 2}
@@ -131,19 +131,19 @@ def _baselines(study: Study, facts: Facts) -> Iterator[_Made]:
     layers = recipe.layers(facts.num_layers)
     sizes = sorted({member.num_layers for member in layers.members(_order(recipe))})[:-1]
     alone: dict[str, Any] = {"keep": layers.kept}
-    for kind, wanted in ((SHORTGPT, baselines.shortgpt), (LACO, baselines.laco)):
-        if wanted:
-            work = {**alone, "sizes": sizes, "calibration": list(facts.calibration)}
-            yield kind, None, [_measurement(kind, kind, work, study, facts)]
-    for size in sorted(set(baselines.distilled)):
-        for seed in study.seeds:
-            title = f"{size} layers by themselves, seed {seed}"
-            first = _distillation(_sized(study, facts, seed, size), "teacher", title, facts)
-            measured = _measurement(DISTILLED, title, alone, study, facts, first)
-            yield DISTILLED, seed, [first, measured]
-    for reference in baselines.pretrained:
-        work = {**alone, "model": reference}
-        yield PRETRAINED, None, [_measurement(PRETRAINED, reference, work, study, facts)]
+    for name, _ in baselines.wanted("pruned"):
+        work = {**alone, "sizes": sizes, "calibration": list(facts.calibration)}
+        yield name, None, [_measurement(name, name, work, study, facts)]
+    for name, wanted in baselines.wanted("distilled"):
+        for size in sorted(set(wanted)):
+            for seed in study.seeds:
+                title = f"{size} layers by themselves, seed {seed}"
+                first = _distillation(_sized(study, facts, seed, size), "teacher", title, facts)
+                yield name, seed, [first, _measurement(name, title, alone, study, facts, first)]
+    for name, models in baselines.wanted("given"):
+        for model in models:
+            work = {**alone, "model": model}
+            yield name, None, [_measurement(name, model, work, study, facts)]
 
 
 def family_recipe(keys: Mapping[str, Any], facts: Facts, seed: int, place: str) -> Recipe:
