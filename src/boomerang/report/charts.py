@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -176,43 +176,27 @@ def _average(lines: Sequence[Line], metric: str, tasks: tuple[str, ...]) -> Char
         for each in lines
         if (line := replace(each, points=tuple(_means(each, name, metric, tasks)))).points
     )
-    shown = {line.index for line in means}
-    there = {point.name for line in means if line.kind == "external" for point in line.points}
-    left_out = set()
-    for line in lines:
-        names = {point.name for point in line.points if point.metric == metric}
-        if line.kind == "external":
-            left_out |= names - there
-        elif names and line.index not in shown:
-            left_out.add(line.label)
-    return Chart(name, metric, means, tasks, tuple(sorted(left_out)))
+    some = {each.name_of(p) for each in lines for p in each.points if p.metric == metric}
+    there = {line.name_of(point) for line in means for point in line.points}
+    return Chart(name, metric, means, tasks, tuple(sorted(some - there)))
 
 
-def _means(line: Line, name: str, metric: str, tasks: Sequence[str]) -> list[Point]:
+def _means(line: Line, name: str, metric: str, tasks: Sequence[str]) -> Iterator[Point]:
+    """The means of models that have all tasks; their errors are those of independent tasks."""
     found: dict[tuple[object, ...], dict[str, Point]] = {}
     for point in line.points:
         if point.metric == metric and point.task in tasks:
             found.setdefault(point.model, {})[point.task] = point
-    return [
-        _mean([parts[task] for task in tasks], name)
-        for parts in found.values()
-        if len(parts) == len(tasks)
-    ]
-
-
-def _mean(points: Sequence[Point], task: str) -> Point:
-    """The mean of a model's points; the errors are those of independent tasks."""
-    changes = [point.change for point in points if point.change is not None]
-    change = None
-    if len(changes) == len(points):
-        change = (fmean([each[0] for each in changes]), _stderr([each[1] for each in changes]))
-    return replace(
-        points[0],
-        task=task,
-        value=fmean([point.value for point in points]),
-        stderr=_stderr([point.stderr for point in points]),
-        change=change,
-    )
+    for parts in found.values():
+        points = [parts[task] for task in tasks if task in parts]
+        changes = [point.change for point in points if point.change is not None]
+        change = None
+        if len(changes) == len(tasks):
+            change = (fmean([each[0] for each in changes]), _stderr([each[1] for each in changes]))
+        if len(points) == len(tasks):
+            value = fmean([point.value for point in points])
+            stderr = _stderr([point.stderr for point in points])
+            yield replace(points[0], task=name, value=value, stderr=stderr, change=change)
 
 
 def _stderr(errors: Sequence[float | None]) -> float | None:

@@ -83,6 +83,10 @@ class Line:
         """Whether it is a family, a baseline, or models from elsewhere."""
         return self.key.kind
 
+    def name_of(self, point: Point) -> str:
+        """The name of a point's model or, of a member, that of the line."""
+        return point.name if self.kind == "external" else self.label
+
     def of(self, task: str, metric: str) -> Line:
         """The line with the points of one task and metric alone."""
         chosen = (p for p in self.points if (p.task, p.metric) == (task, metric))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..checkpoint.output import check_apart, check_writable, write_text
 from ..errors import OutputError, ResultsError
+from .charts import Chart, charts
 from .external import External, read_external
 from .figure import save_figure
-from .page import GENERATOR, Report, page
+from .page import GENERATOR, page
 from .sources import read_sets
 
 _BEGINNING = 1024
@@ -48,8 +49,8 @@ def write_report(
     for path in external:
         name = Path(path).stem
         others[str(path) if name in others else name] = read_external(path)
-    report = Report.of(sets, others, title)
-    text = page(report)
+    found = charts(sets, others)
+    text = page(found, sets, others, title)
     if figures is not None:
         check_writable(Path(figures))
     try:
@@ -57,7 +58,7 @@ def write_report(
     except UnicodeEncodeError as error:
         raise ResultsError(f"a name is not Unicode text ({error.reason})") from None
     if figures is not None:
-        for name, chart in zip(_names(report), report.charts, strict=True):
+        for name, chart in zip(_names(found), found, strict=True):
             save_figure(chart, Path(figures) / name)
     return out
 
@@ -77,10 +78,10 @@ def _check_replaceable(out: Path) -> None:
         raise OutputError("is there already and is no report", where=out, fix=fix)
 
 
-def _names(report: Report) -> list[str]:
+def _names(found: Sequence[Chart]) -> list[str]:
     """File names for the figures: task and metric, as far as file systems take them."""
     names: list[str] = []
-    for chart in report.charts:
+    for chart in found:
         words = f"{chart.task} {chart.metric}{' family' * chart.close_up}"
         name = re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.")[:100]
         names.append(name if name not in names else f"{name}-{len(names)}")
