@@ -103,7 +103,7 @@ def test_what_lies_flat_is_shown_again_by_itself() -> None:
 
     whole, alone = found(RANDOM)
     assert len(whole.lines) == 2 and not whole.close_up
-    assert [line.kind for line in alone.lines] == ["family"] and alone.close_up
+    assert [line.key.kind for line in alone.lines] == ["family"] and alone.close_up
     assert len(found([21.0, 22.0, 19.0, 18.0])) == 1
 
 

@@ -117,7 +117,7 @@ def models(charts: Sequence[Chart]) -> list[tuple[Line, list[Point | None]]]:
 
 def _close_up(chart: Chart) -> list[Chart]:
     """The families by themselves, if what they are compared with leaves them little room."""
-    families = tuple(line for line in chart.lines if line.kind == "family")
+    families = tuple(line for line in chart.lines if line.key.kind == "family")
     if not families or len(families) == len(chart.lines):
         return []
     alone = replace(chart, lines=families, left_out=(), close_up=True)

@@ -53,11 +53,8 @@ class SizeAxis:
         """The axis that holds every point of the charts."""
         points = (point for chart in charts for point in chart.points)
         sizes = [size for point in points if (size := getattr(point, unit)) is not None]
-        divisor, name = {
-            "parameters": count_unit(max(sizes)),
-            "bytes": bytes_unit(max(sizes)),
-            "layers": (1.0, ""),
-        }[unit]
+        units = {"parameters": count_unit, "bytes": bytes_unit, "layers": lambda _: (1.0, "")}
+        divisor, name = units[unit](max(sizes))
         low, high = min(sizes) / divisor, max(sizes) / divisor
         room = 0.08 * ((high - low) or high)
         words = "Weights as measured" if unit == "bytes" else unit.capitalize()
@@ -73,11 +70,8 @@ class SizeAxis:
 def save_figure(chart: Chart, stem: str | Path) -> tuple[Path, Path]:
     """The paths of a chart as PNG and SVG, which it writes; existing files are replaced.
 
-    The PNG is 1600 pixels wide. Letters in the SVG are paths, so that it needs no fonts.
-
-    Args:
-        chart: The chart.
-        stem: Path of the two files without their suffix.
+    The PNG is 1600 pixels wide. Letters in the SVG are paths, so that it needs no fonts. `stem` is
+    the path of both without their suffix.
 
     Raises:
         OutputError: The files cannot be written.
@@ -133,11 +127,7 @@ def _paper_figure(chart: Chart) -> Figure:
 def draw_lines(axes: Axes, chart: Chart, axis: SizeAxis, *, page: bool) -> None:
     """Draw every line of a chart, and the horizontal axis; the vertical one must be there.
 
-    Args:
-        axes: Where to draw.
-        chart: What to draw.
-        axis: The unit of size.
-        page: Whether for the page, whose names are short and have no outline of their own.
+    On the page names are short, and the style sheet gives them their outline.
     """
     axes.set_xlim(axis.limits)
     axes.set_xlabel(axis.title, gid="size-title")
@@ -146,10 +136,10 @@ def draw_lines(axes: Axes, chart: Chart, axis: SizeAxis, *, page: bool) -> None:
     for line in chart.lines:
         known = [(x, point) for point in line.points if (x := axis.place(point)) is not None]
         _draw_line(axes, line, axis, known, page=page)
-        if line.kind == "baseline":
+        if line.key.kind == "baseline":
             continue
         for x, point in known:
-            if point.name and line.kind == "family":
+            if point.name and line.key.kind == "family":
                 _draw_end(axes, line, x, point)
             place = to_axes.transform((x, point.value))
             if point.name and not any(max(abs(place - other)) < _NEAR for other in named):
@@ -165,7 +155,7 @@ def _draw_line(
     color, marker = line.style.color, line.style.marker
     dash = line.style.dash if line.key.connected else "none"
     # The first line is on top, and families above all others.
-    zorder = (3 if line.kind == "family" else 2) - line.index / 1000
+    zorder = (3 if line.key.kind == "family" else 2) - line.index / 1000
     look: Any = {"color": color, "linestyle": dash, "linewidth": 2, "marker": marker}
     if page:
         # All bars in one path: errorbar makes a path of each, and the page larger and slower.
@@ -211,7 +201,7 @@ def _draw_end(axes: Axes, line: Line, x: float, point: Point) -> None:
 
 
 def _draw_name(axes: Axes, chart: Chart, line: Line, x: float, point: Point, *, page: bool) -> None:
-    end = line.kind == "family"
+    end = line.key.kind == "family"
     name = f"{point.name}\n{point.layers} layers" if end and not page else point.name
     if page and len(name) > _LONGEST_NAME:
         name = f"{name[: _LONGEST_NAME - 1]}…"
@@ -231,7 +221,7 @@ def _draw_name(axes: Axes, chart: Chart, line: Line, x: float, point: Point, *, 
         color="0.25",
         # Letters with an outline would be drawn as paths; the page's style sheet draws its own.
         path_effects=None if page else _HALO,
-        gid="name-" + line.kind,
+        gid="name-" + line.key.kind,
         zorder=5,
     )
 

@@ -78,14 +78,9 @@ class Line:
     style: Style
     points: tuple[Point, ...]
 
-    @property
-    def kind(self) -> Kind:
-        """Whether it is a family, a baseline, or models from elsewhere."""
-        return self.key.kind
-
     def name_of(self, point: Point) -> str:
         """The name of a point's model or, of a member, that of the line."""
-        return point.name if self.kind == "external" else self.label
+        return point.name if self.key.kind == "external" else self.label
 
     def of(self, task: str, metric: str) -> Line:
         """The line with the points of one task and metric alone."""

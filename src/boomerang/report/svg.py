@@ -129,12 +129,8 @@ def _markup(figure: Figure, prefix: str, marks: Mapping[str, Sequence[_Attribute
     """A drawing at 72 dots per inch, without matplotlib's styles and ids.
 
     A group id with a hyphen, such as `unit-bytes`, becomes a class `unit` and `data-unit="bytes"`.
-    All other ids but those of markers are dropped.
-
-    Args:
-        figure: The figure.
-        prefix: As in `Canvas.draw`.
-        marks: By group id, the attributes of each of its markers.
+    All other ids but those of markers are dropped. `marks` has by group id the attributes of each
+    marker in it.
     """
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})

@@ -64,12 +64,12 @@ def all_tables(rows: Sequence[Row]) -> list[Table]:
 
 def _text_tables(perplexity: Chart, bits: Chart) -> list[Table]:
     """One table for each line of the family, the baselines along the same order beside it."""
-    families = [line for line in perplexity.lines if line.kind == "family"]
+    families = [line for line in perplexity.lines if line.key.kind == "family"]
     bits_of = {(line.index, p.model): p.value for line in bits.lines for p in line.points}
     tables = []
     for line in families or perplexity.lines:
         same = [other for other in perplexity.lines if other.key[2:] == line.key[2:]]
-        baselines = [other for other in same if other.kind == "baseline" and other is not line]
+        baselines = [other for other in same if other.key.kind == "baseline" and other is not line]
         # Two baselines and the bytes do not fit into 80 columns together.
         sizes = ["params", "bytes"] if len(baselines) < 2 else ["params"]
         table = plain_table(
@@ -85,7 +85,7 @@ def _text_tables(perplexity: Chart, bits: Chart) -> list[Table]:
                 str(point.patch),
                 str(point.layers),
                 *[show_count_briefly(point.parameters), _bytes(point.bytes or 0)][: len(sizes)],
-                _two_digits(point.value, point.stderr),
+                _with_error(point.value, point.stderr),
                 "-" if found is None else f"{found:.3f}",
                 _change(point),
                 *(_same_member(baseline, point) for baseline in baselines),
@@ -108,11 +108,11 @@ def _change(point: Point) -> str:
     if point.change is None:
         return "- "
     value, stderr = point.change
-    return f"{'+' * (value >= 0)}{_two_digits(value, stderr)}{'~' if point.is_noise else ' '}"
+    return f"{'+' * (value >= 0)}{_with_error(value, stderr)}{'~' if point.is_noise else ' '}"
 
 
-def _two_digits(value: float, stderr: float | None) -> str:
-    return f"{value:.2f}" + ("" if stderr is None else f" ± {stderr:.2f}")
+def _with_error(value: float, stderr: float | None, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}")
 
 
 def _bytes(count: int) -> str:
@@ -173,12 +173,7 @@ def model_table(rows: Sequence[Row]) -> Table:
     for values in models.values():
         row = next(iter(values.values()))
         size = (str(row.num_layers), show_count(row.parameters), show_bytes(row.bytes))
-        cells = (_model_value(values.get(measure)) for measure in measures)
+        mine = (values.get(measure) for measure in measures)
+        cells = ("-" if one is None else _with_error(one.value, one.stderr, 3) for one in mine)
         table.add_row(Text(row.series), *size, *cells)
     return table
-
-
-def _model_value(row: Row | None) -> str:
-    if row is None:
-        return "-"
-    return f"{row.value:.3f}" + ("" if row.stderr is None else f" ± {row.stderr:.3f}")
