@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import pytest
 import torch
 
 from boomerang import Family, LayerMap, init_student
+from boomerang.baselines import BASELINES
 from boomerang.baselines import naive as naive_pruning
 from boomerang.baselines import random as random_control
 from boomerang.baselines.bench import Bench
 from boomerang.baselines.naive import cut_hash, naive_family
 from boomerang.checkpoint.loading import load_model
+from boomerang.cli.baseline import app as commands
 from boomerang.evaluate.results import Row, read_results
 from boomerang.hashing import content_hash
+from boomerang.report.lines import _NAMES
+from boomerang.study.config import Baselines
 from boomerang.text.documents import read_documents
 
 LAYERS = LayerMap((0, 2, 4), 5)
@@ -70,3 +75,13 @@ def test_kept_layers_give_naive_students_hashes_of_their_own() -> None:
     hashes = {cut_hash(teacher, LayerMap(kept, 5)) for teacher in "ab" for kept in [(0, 2), (0, 3)]}
     assert len(hashes) == 4
     assert all(len(value) == 16 for value in hashes)
+
+
+def test_the_command_studies_and_reports_know_every_baseline() -> None:
+    listed = {command.name for command in commands.registered_commands}
+    assert listed == set(BASELINES)
+    for name, baseline in BASELINES.items():
+        assert hasattr(import_module(f"boomerang.baselines.{name}"), "run")
+        assert _NAMES[name] == baseline.label
+        # Naive pruning and the random control are variants of a study.
+        assert (name in Baselines.model_fields) == (baseline.kind != "patched")

@@ -228,3 +228,25 @@ def test_functions_of_the_public_face_are_modules_too() -> None:
         "except boomerang.BoomerangError as error: assert 'nowhere.yaml' in str(error)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_commands_that_load_models_share_their_options() -> None:
+    commands = [["init"], ["distill"], ["generate"], ["verify"], ["evaluate"], ["inspect"]]
+    commands += [["baseline", name] for name in ("naive", "laco", "distilled", "pretrained")]
+    for command in commands:
+        page = run(*command, "--help").stdout
+        for option in ("--device", "--dtype", "--attn-implementation", "--trust-remote-code"):
+            assert option in page, command
+
+
+def test_a_device_and_a_dtype_are_trainers_own_settings() -> None:
+    from boomerang.cli.distill import _training
+    from boomerang.cli.options import Loading
+    from boomerang.errors import BoomerangError
+
+    assert _training(Loading()) == {}
+    assert _training(Loading(device="cpu", dtype="bfloat16")) == {
+        "bf16": True, "fp16": False, "use_cpu": True,
+    }  # fmt: skip
+    with pytest.raises(BoomerangError, match="'int8' is unknown"):
+        _training(Loading(dtype="int8"))
