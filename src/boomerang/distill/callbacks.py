@@ -130,25 +130,16 @@ class ShowProgress(TrainerCallback):
         left = timedelta(seconds=round(seconds * (state.max_steps - state.global_step)))
         return f"{left} left"
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Close the bar."""
-        self.close()
-
     def close(self) -> None:
-        """Give the terminal back, also after an error."""
+        """Close the bar, also after an error."""
         self._bar.close()
 
 
 def describe(logs: dict[str, Any]) -> str:
     """The loss terms of a log entry and the speed, for people; empty when it has none."""
+    members = [name for name in logs if name.startswith(_MEMBER)]
     parts = [f"{name} {logs[name]:.3f}" for name in _SHOWN if name in logs]
-    parts += [
-        f"patch {name.removeprefix(_MEMBER)} {value:.3f}"
-        for name, value in logs.items()
-        if name.startswith(_MEMBER)
-    ]
+    parts += [f"patch {name.removeprefix(_MEMBER)} {logs[name]:.3f}" for name in members]
     if "tokens_per_second" in logs:
         parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)

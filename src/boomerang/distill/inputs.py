@@ -34,10 +34,7 @@ class Inputs:
 
     @classmethod
     def find(cls, recipe: Recipe) -> Inputs:
-        """Find what a recipe names, and see that rows, student and members fit the teacher.
-
-        Args:
-            recipe: The recipe; `resolved`.
+        """Find what a `resolved` recipe names; rows, student and members must fit the teacher.
 
         Raises:
             RecipeError: `data.sequence_length` is more than the teacher has positions for, or the
@@ -65,7 +62,7 @@ class Inputs:
     def hashes(self) -> dict[str, str]:
         """Content hashes by role: `text`, `tokenizer`, `teacher` and, if there is one, `student`.
 
-        Of a data set on the hub it is not the content that is hashed but what the recipe says.
+        For a data set on the hub, what the recipe says is hashed, not the content.
 
         Raises:
             DataError: A file of the text cannot be read.
@@ -83,11 +80,7 @@ class Inputs:
 
     @cached_property
     def text_hash(self) -> str:
-        """A short hash of all files of the text, and of the names of its data sets on the hub.
-
-        Raises:
-            DataError: A file cannot be read.
-        """
+        """A short hash of all files of the text, and of the names of its data sets on the hub."""
         digest = hashlib.sha256()
         for source in self.data.all_sources:
             if source.files is None:

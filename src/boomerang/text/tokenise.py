@@ -98,9 +98,7 @@ def tokenise_conversation(
             fix="convert it to a tokenizer.json",
         )
     try:
-        text, spans = _render_marked(messages, tokenizer)
-        if spans is None:
-            spans = _spans(messages, text, tokenizer)
+        text, spans = _rendered(messages, tokenizer)
     except DataError as error:
         raise DataError(error.what, where=where, fix=error.fix) from None
     except Exception as error:  # whatever a template, which is a program, makes of the messages
@@ -116,21 +114,19 @@ def tokenise_conversation(
     return Document(np.asarray(ids, np.int32), targets, response_only=True)
 
 
-def _render_marked(
-    messages: Messages, tokenizer: PreTrainedTokenizerBase
-) -> tuple[str, Sequence[Span] | None]:
-    """The text, and what its template marks, in characters; None if it has no marks."""
+def _rendered(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> tuple[str, Sequence[Span]]:
+    """The text, and which of its characters the assistant says."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template = tokenizer.get_chat_template()
     marked = _MARKS.search(template) is not None
     options: dict[str, Any] = dict(tokenizer.special_tokens_map)
-    # `apply_chat_template` gives marks as tokens, all to the end where one ends in white space.
+    # `apply_chat_template` marks all tokens to the end where a marked part ends in white space.
     rendered: Any = render_jinja_template(
         [messages], chat_template=template, return_assistant_tokens_mask=marked, **options
     )
     texts, spans = rendered
-    return texts[0], spans[0] if marked else None
+    return texts[0], spans[0] if marked else _spans(messages, texts[0], tokenizer)
 
 
 def _spans(messages: Messages, text: str, tokenizer: PreTrainedTokenizerBase) -> list[Span]:

@@ -77,7 +77,7 @@ def prepare(
     start = [] if prefix is None else [prefix]
     windows: list[Window] = []
     for document in documents:
-        # verbose=False: windows take care of documents longer than the model's context.
+        # verbose: no warning about documents longer than the model's context.
         tokens = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
         windows.extend(cut_windows(start + list(tokens), window, stride))
     if not windows:
@@ -86,7 +86,7 @@ def prepare(
 
 
 def default_stride(window: int) -> int:
-    """Half the window: every token has at least half a window of context, for twice the work."""
+    """Half the window: each token has at least half a window of context, for twice the work."""
     return max(1, window // 2)
 
 
