@@ -258,6 +258,7 @@ class DistillModule(nn.Module):
     def _member_sums(
         self, patched: tuple[int, ...], inputs: Mapping[str, Tensor], targets: Targets
     ) -> LossSums:
+        """The cross-entropy of a member, and no other loss."""
         runner = self._members.runner(patched)
         states = runner.run(inputs)
         _, ce, _ = Prediction(runner.head, targets, self.loss).sums(states[LAST])
@@ -273,6 +274,7 @@ class DistillModule(nn.Module):
         }
 
     def _run_teacher(self, inputs: Mapping[str, Tensor], route: Route) -> dict[int, Tensor]:
+        """The teacher's states that the losses and the entry need, by index."""
         wanted: set[int] = set()
         if self.loss.alignment:
             wanted.update(self.layers.alignment[pair][1] for pair in route.pairs)
@@ -294,6 +296,7 @@ class DistillModule(nn.Module):
         teacher_states: Mapping[int, Tensor],
         aligned: Tensor | None,
     ) -> Tensor:
+        """Σ distance over tokens for each aligned pair, `[M+1]`."""
         pairs = self.layers.alignment
         sums = [torch.zeros((), device=self.student.device)] * len(pairs)
         for pair, index in state_of.items():
@@ -355,6 +358,7 @@ class _Members:
 
 
 def _check_depth(model: PreTrainedModel, expected: int, role: str) -> None:
+    """Refuse a model with another number of layers than the kept layers give it."""
     found = len(layer_stack(model))
     if found != expected:
         raise ArchitectureError(

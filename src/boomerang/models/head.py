@@ -175,6 +175,8 @@ class _Matrix:
 
 
 class _Product(torch.autograd.Function):
+    """The product of a `_Matrix`, whose backward adds to its sums."""
+
     @staticmethod
     def forward(ctx: Any, states: Tensor, matrix: _Matrix) -> Tensor:
         ctx.matrix = matrix
