@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from boomerang.baselines.distilled import (
 )
 from boomerang.baselines.pruning import Cache, PlanScores, calibration_text, combine, keep
 from boomerang.checkpoint.loading import load_model
+from boomerang.checkpoint.lock import LOCK
 from boomerang.cli import app
 from boomerang.distill import Recipe
 from boomerang.errors import BoomerangError, LayerMapError, OutputError, RecipeError
@@ -30,6 +32,7 @@ from boomerang.hashing import content_hash
 from boomerang.text.documents import read_documents
 from boomerang.text.windows import prepare
 from plain_scores import plain_scores
+from task_files import write_tasks
 
 LAYERS = LayerMap((0, 2, 4), 5)
 SETTINGS: dict[str, Any] = {"window": 64}
@@ -204,6 +207,25 @@ def test_results_of_another_evaluation_are_refused_before_the_search(
     with pytest.raises(OutputError, match="window of stories is 64 there and 32 here"):
         app(command, standalone_mode=False)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_tasks_are_looked_up_before_the_search(bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    tasks = write_tasks(tmp_path / "tasks")
+    bench.check(tmp_path / "results", tasks="choices", include_path=tasks)
+    with pytest.raises(BoomerangError, match="choice: there is no such task"):
+        bench.check(tmp_path / "results", tasks="choice", include_path=tasks)
+
+
+def test_results_that_another_process_writes_are_left_alone(
+    bench: Bench, text: Path, tmp_path: Path
+) -> None:
+    with (tmp_path / LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="is writing here"):
+            bench.check(tmp_path, texts=[text])
+        with pytest.raises(OutputError, match="is writing here"):
+            bench.measure([], tmp_path, texts=[text])
 
 
 def test_sizes_and_members_that_are_asked_for(bench: Bench) -> None:

@@ -242,20 +242,15 @@ def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], out: Path) ->
             where=out,
             fix=f"{_FIX}, or go on with the version that wrote it",
         )
-    common = [task for task in here["tasks"] if task in there["tasks"]]
-    a, b = _flat(there, common), _flat(here, common)
+    pairs = [("", {**there, "tasks": 0}, {**here, "tasks": 0})]
+    for task in [name for name in here["tasks"] if name in there["tasks"]]:
+        pairs.append((f" of {task}", there["tasks"][task], here["tasks"][task]))
     details = [
-        f"{key} is {a.get(key)} there and {b.get(key)} here"
+        f"{key}{of} is {a.get(key)} there and {b.get(key)} here"
+        for of, a, b in pairs
         for key in {**a, **b}
         if a.get(key) != b.get(key)
     ]
     if details:
         what = f"holds another evaluation: {', '.join(details)}"
         raise OutputError(what, where=out, fix=_FIX)
-
-
-def _flat(settings: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, Any]:
-    flat = {key: value for key, value in settings.items() if key != "tasks"}
-    for task in tasks:
-        flat |= {f"{key} of {task}": value for key, value in settings["tasks"][task].items()}
-    return flat
