@@ -85,7 +85,7 @@ def test_the_random_control_has_the_shape_and_nothing_of_the_weights(
 def test_a_plan_for_another_depth_is_refused_and_nothing_written(
     stories: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(LayerMapError, match="6 layers and the teacher has 5"):
+    with pytest.raises(LayerMapError, match="teacher has 5 layers and the kept layers make it 6"):
         init_student(stories, tmp_path / "student", LayerMap([0, 2, 4], 6))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,7 +1,6 @@
-"""A member of the family as a standard checkpoint on disk, copied from file to file.
+"""Writes a member of the family as a standard checkpoint, copied from file to file.
 
-Neither torch nor transformers is imported; without a change of dtype, no weight passes through this
-process's memory.
+It imports neither torch nor transformers. Unless the dtype changes, the kernel copies the weights.
 """
 
 from __future__ import annotations
@@ -92,17 +91,9 @@ def build(
         check_repository(push_to_hub)
     sources = Sources.open(teacher, student, keep=keep)
     member, _ = choose_member(
-        sources,
-        patch=patch,
-        blocks=blocks,
-        num_layers=num_layers,
-        params=params,
-        memory=memory,
-        order=order,
-        context=context,
-        batch=batch,
-        dtype=dtype,
-    )
+        sources, patch=patch, blocks=blocks, num_layers=num_layers, params=params, memory=memory,
+        order=order, context=context, batch=batch, dtype=dtype,
+    )  # fmt: skip
     writer = MemberWriter(sources, order, dtype, max_shard_size)
     writer.write(member, Path(out), overwrite=overwrite)
     if push_to_hub is not None:
@@ -211,24 +202,13 @@ class MemberWriter:
             copy_companions(companions, partial)
 
     def is_written(self, member: Member, out: Path) -> bool:
-        """Whether `out` already is what `write` would make of a member.
-
-        `boomerang.json` decides: a directory that holds one is complete.
-
-        Raises:
-            CheckpointError, ConfigError: As `build`.
-        """
+        """Whether `out` is complete and holds what `write` would write, by its `boomerang.json`."""
         from .checkpoint.record import has_record
 
         return has_record(out, lambda: self._record(self.sources.files.of(member, self.dtype)))
 
     def check_space(self, members: Iterable[Member], out: Path) -> None:
-        """Refuse members whose weights together need more space than the disk has.
-
-        Raises:
-            CheckpointError, ConfigError: As `build`.
-            OutputError: Less is free.
-        """
+        """Raises `OutputError` if the disk has too little space for all of these members."""
         from .checkpoint.output import check_space
 
         check_space(out, sum(self.sources.files.of(m, self.dtype).length for m in members))

@@ -50,8 +50,8 @@ class LayerMap:
         """Keep every n-th layer between the `first` and the `last` ones.
 
         For j = first+n-1, first+2n-1, ... <= num_layers-last the layers j-n+1 ... j-1 are pruned
-        and all others kept (the rule of the reference's student initialisation; note that it is not
-        the union of "first", "last" and "every n-th").
+        and all others kept, as the reference initialises students. This is not the union of
+        "first", "last" and "every n-th".
 
         Args:
             n: Step; 1 keeps every layer.
@@ -63,11 +63,7 @@ class LayerMap:
             LayerMapError: A number is out of range.
         """
         n, num_layers, first, last = _integers([n, num_layers, first, last], "every, first, last")
-        for name, value, least in (
-            ("every", n, 1),
-            ("first", first, 1),
-            ("last", last, 0),
-        ):
+        for name, value, least in (("every", n, 1), ("first", first, 1), ("last", last, 0)):
             if value < least:
                 raise LayerMapError(f"{name} is {value}", fix=f"give at least {least}")
         if num_layers < first or num_layers < last:
@@ -150,8 +146,8 @@ class LayerMap:
         """One member of the family, by size along an order or by the set of its patched layers.
 
         `patch=k` with 0 < k < max is the longest prefix of the order that holds exactly k blocks of
-        more than one layer; 0 patches nothing and `max_patch` everything. So one-layer blocks next
-        to a patched one move along with it.
+        more than one layer, so that one-layer blocks follow the block before them in the order. 0
+        patches nothing and `max_patch` everything.
 
         Args:
             patch: k, from 0 to `max_patch`.
@@ -220,8 +216,7 @@ class Member:
         bad = [i for i in self.patched if not 0 <= i < count]
         if bad:
             raise LayerMapError(
-                f"there is no student layer {bad[0]}",
-                fix=f"give layers from 0 to {count - 1}",
+                f"there is no student layer {bad[0]}", fix=f"give layers from 0 to {count - 1}"
             )
 
     @cached_property

@@ -1,8 +1,7 @@
 """How large every member of a family is, and which one fits what a user has.
 
-Parameters and weights are counted on the plan of the files that `build` would write. The KV cache
-follows from the config. The rest of what a running model needs is estimated as `OVERHEAD` of its
-weights.
+Parameters and weights are those of the files that `build` would write. The KV cache follows from
+the config. Whatever else a running model needs is estimated as `OVERHEAD` of its weights.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint.companions import find_companions
 from .checkpoint.output import check_apart, check_free, new_directory
-from .checkpoint.sources import Source
+from .checkpoint.sources import Source, Sources
 from .checkpoint.student_config import write_student_config, write_student_files
 from .errors import LayerMapError
 from .layers import LayerMap
@@ -29,7 +29,11 @@ def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
     """
     from .models.shell import assemble, check_layers_can_move
 
-    _check_depth(teacher.config.to_dict(), layers)
+    depth = num_layers(teacher.config.to_dict())
+    if depth != layers.num_layers:
+        raise LayerMapError(
+            f"the teacher has {depth} layers and the kept layers make it {layers.num_layers}"
+        )
     sources = [(teacher, i) for i in layers.kept]
     student = assemble(teacher, sources, layers.kept, embedding=teacher, head=teacher)
     check_layers_can_move(student)
@@ -92,7 +96,7 @@ def init_student(
         source = found.directory
         check_apart(out, source)
         # Before the weights are read, which may take minutes.
-        _check_depth(found.config, layers)
+        Sources.uncut(found, layers)
         find_companions(source, same_layers=False)
         teacher = found.model(**model_kwargs)
     elif teacher.name_or_path:
@@ -107,11 +111,3 @@ def init_student(
         else:
             write_student_files(partial, layers, source=source, teacher=teacher, student=student)
     return out
-
-
-def _check_depth(config: dict[str, Any], layers: LayerMap) -> None:
-    depth = num_layers(config)
-    if depth != layers.num_layers:
-        raise LayerMapError(
-            f"the kept layers are for {layers.num_layers} layers and the teacher has {depth}"
-        )

@@ -115,12 +115,7 @@ def _kind(layer: Mapping[str, Tensor]) -> frozenset[tuple[str, str, tuple[int, .
 
 
 def check_configs(teacher: Config, student: Config, where: Path) -> None:
-    """Check what configs alone tell, of a student whose weights are not there.
-
-    Args:
-        teacher: The teacher's config.
-        student: The student's.
-        where: The student's directory.
+    """Check the configs of two models without weights; `where` is the student's directory.
 
     Raises:
         ArchitectureError: The two are of different architecture, width or vocabulary.
@@ -169,17 +164,10 @@ def _check_layers(teacher: Checkpoint, student: Checkpoint, kept: Sequence[int])
 
 
 def layer_settings(config: Config) -> dict[str, Any]:
-    """What a config says about each of its layers, by key.
+    """What a config says about its layers, by key, without what does not concern a layer.
 
-    Args:
-        config: A `config.json`, with layer types where its class computes them.
-
-    Returns:
-        For lists with an entry per layer the list, for layer indices the layers there are among
-        them, for thresholds how many layers are below. Keys without a value are left out.
-
-    Raises:
-        ConfigError: The config has no clear number of layers.
+    A list with an entry per layer stays; of layer indices those that exist count; a threshold
+    becomes the number of layers below it.
     """
     text, count = text_config(config), num_layers(config)
     settings: dict[str, Any] = {}

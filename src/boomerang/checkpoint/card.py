@@ -67,14 +67,7 @@ def licence(directory: Path) -> dict[str, str]:
 def model_card(
     files: MemberFiles, teacher: Identity, student: Identity, licence: dict[str, str]
 ) -> str:
-    """The text of a member's `README.md`.
-
-    Args:
-        files: The member.
-        teacher: What it is made from.
-        student: What it is made from.
-        licence: From `licence(teacher's directory)`.
-    """
+    """The text of a member's `README.md`; `licence` is that of the teacher."""
     member, layers = files.member, files.member.layers
     patched = ", ".join(map(str, member.patched)) or "none"
     name = f"{Path(teacher.id).name} with {member.num_layers} of {layers.num_layers} layers"

@@ -26,19 +26,15 @@ _TEMPLATES = "additional_chat_templates"
 
 
 def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path]:
-    """Generation config, tokenizer, chat template, processor and licence files of a checkpoint.
+    """Generation config, tokenizer, chat template, processor and licence files, by their paths.
 
     Args:
         source: A checkpoint directory.
-        same_layers: Whether what they come along with has all the checkpoint's layers, each at its
-            place.
-
-    Returns:
-        The files by their path in it; all can be opened.
+        same_layers: Whether they are for a model with all of the checkpoint's layers.
 
     Raises:
-        CheckpointError: One is a link that leads out of the checkpoint, no plain file, or cannot be
-            read; it should be a JSON object and is not; or it names layers by their old numbers.
+        CheckpointError: A file leads out of the checkpoint, cannot be read, is not the JSON object
+            it should be, or names layers by numbers that change.
     """
     names = {path.name for pattern in PATTERNS for path in source.glob(pattern)}
     found = {
@@ -68,12 +64,7 @@ def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path
 
 
 def copy_companions(companions: Mapping[str, Path], target: Path, *, replace: bool = False) -> None:
-    """Copy what `find_companions` found into another directory.
-
-    Args:
-        companions: The files by their path in the directory.
-        target: The other directory.
-        replace: Overwrite files that `target` already has; by default they are kept.
+    """Copy what `find_companions` found; with `replace` over files that are there.
 
     Raises:
         OutputError: A file cannot be written.

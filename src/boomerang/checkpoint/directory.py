@@ -40,10 +40,8 @@ class Checkpoint:
     def open(cls, directory: Path, *, expand: bool = False) -> Checkpoint:
         """Read the config and the headers of a directory.
 
-        Args:
-            directory: A checkpoint directory.
-            expand: Write out the layer types where only the config's class knows them: for the
-                teacher, whose config the members' configs are made from.
+        With `expand`, layer types that only the config's class knows are written out: members'
+        configs are made from the teacher's.
 
         Raises:
             CheckpointError: A file is missing or broken.
@@ -52,8 +50,7 @@ class Checkpoint:
         config = read_config(directory)
         tensors = read_weights(directory)
         layout = _follow_config(layout_of(config, tensors, directory), config, tensors, directory)
-        # Last: what a config leaves open is worked out for as many layers as there are, not for as
-        # many as it says there are.
+        # Last: a config may claim more layers than there are.
         if expand:
             config = with_layer_types(config, directory)
         return cls(directory, config, tensors, layout)
@@ -138,20 +135,10 @@ def says_tied(config: Config) -> bool:
 def _follow_config(
     layout: Layout, config: Config, tensors: Mapping[str, Tensor], directory: Path
 ) -> Layout:
-    """A layout without the stored output matrix, where the config ties it to the embedding.
+    """The layout without a stored output matrix that the config ties to the embedding.
 
-    The config is followed, as the reference does: its version of transformers ties what the config
-    ties, whatever the file holds. Later versions keep two matrices that differ apart. Warns when
-    the matrix that is passed over differs from the embedding.
-
-    Args:
-        layout: What the tensors' names say.
-        config: The checkpoint's config.
-        tensors: Its tensors, by name.
-        directory: Where it is.
-
-    Raises:
-        CheckpointError: A matrix cannot be read.
+    As in the reference, whose transformers ties the two whatever the file holds; later versions
+    keep unlike matrices apart.
     """
     table, output = layout.token_table, layout.output_matrix
     if table is None or output is None or not says_tied(config):

@@ -27,7 +27,7 @@ def check_repository(repository: str) -> None:
 
 
 def push(directory: Path, repository: str) -> None:
-    """Upload a built member to the hub; the repository is created if it does not exist.
+    """Upload a built member to the hub, into a repository that is made if it does not exist.
 
     Raises:
         OutputError: The upload failed.

@@ -1,4 +1,4 @@
-"""What a checkpoint was, told later and without reading it through."""
+"""Who a checkpoint is, so that a change is noticed later without reading all of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ..errors import CheckpointError
 from .convert import read_exactly
 from .header import Tensor
 from .resolve import Reference
-from .weights import weight_files
 
 _SAMPLE = 4096
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -23,8 +22,7 @@ class Identity:
     """A checkpoint that went into another one.
 
     Args:
-        id: The hub id without a revision, or the directory as an absolute path without links, so
-            that it is found from anywhere and one directory has one name.
+        id: The hub id without a revision, or the directory as an absolute path without links.
         revision: The commit of a model from the hub; None for a directory.
         fingerprint: As `fingerprint` computes it.
     """
@@ -34,14 +32,8 @@ class Identity:
     fingerprint: str
 
 
-def identify(reference: str | Path, directory: Path, tensors: Iterable[Tensor]) -> Identity:
-    """Who a checkpoint is.
-
-    Args:
-        reference: What the user named.
-        directory: Where that was found.
-        tensors: Its tensors.
-    """
+def identify(reference: str, directory: Path, tensors: Iterable[Tensor]) -> Identity:
+    """Who the checkpoint is that a user named and that lies in a directory."""
     named = Reference.parse(reference)
     if Path(named.name).is_dir():
         name, revision = str(directory.resolve()), None
@@ -55,9 +47,8 @@ def fingerprint(directory: Path, tensors: Iterable[Tensor]) -> str:
     """A hash that any training step, conversion or other version of a checkpoint changes.
 
     SHA-256 over `config.json` and, for each weight file by name: its name, its size, and for each
-    tensor in the order of its bytes the name, dtype, shape and first 4 KiB. Unlike
-    `hashing.content_hash`, which reads every byte, it costs milliseconds; a change hidden behind
-    the first 4 KiB of a tensor is not seen.
+    tensor in the order of its bytes the name, dtype, shape and first 4 KiB. It takes milliseconds,
+    and misses a change behind the first 4 KiB; `hashing.content_hash` reads every byte.
 
     Raises:
         CheckpointError: A file cannot be read.
@@ -68,7 +59,7 @@ def fingerprint(directory: Path, tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     try:
         digest.update((directory / "config.json").read_bytes())
-        for path in weight_files(tensor for group in by_file.values() for tensor in group):
+        for path in sorted(by_file):
             digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
             with path.open("rb", buffering=0) as file:
                 for tensor in sorted(by_file[path], key=lambda tensor: tensor.start):

@@ -1,4 +1,4 @@
-"""Published pairs that do not say themselves which teacher layers the student keeps."""
+"""Published pairs whose student does not say which teacher layers it keeps; add yours here."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _CACHED = "models--"
 
 @dataclass(frozen=True)
 class KnownPair:
-    """A teacher and a student on the hub, and what is published about them.
+    """A teacher and a student on the hub.
 
     Args:
         teacher: The teacher's hub id.
         student: The student's hub id.
         kept: The teacher layers the student was initialised from.
-        source: Where that is said.
+        source: The publication that says so.
     """
 
     teacher: str
@@ -39,30 +39,16 @@ KNOWN_PAIRS = (
 
 
 def known_pair(teacher: Path, student: Path) -> KnownPair | None:
-    """The known pair that two checkpoints from the hub are, if they are one.
-
-    Args:
-        teacher: The teacher's directory, or a file in it.
-        student: The student's directory.
-    """
-    names = _folded(hub_id(teacher)), _folded(hub_id(student))
-    found = (
-        pair for pair in KNOWN_PAIRS if (_folded(pair.teacher), _folded(pair.student)) == names
-    )
+    """The known pair that lies in two directories, or None."""
+    # The hub finds a model by its name in any case.
+    names = [(hub_id(directory) or "").lower() for directory in (teacher, student)]
+    found = (pair for pair in KNOWN_PAIRS if [pair.teacher.lower(), pair.student.lower()] == names)
     return next(found, None)
 
 
 def hub_id(path: Path) -> str | None:
-    """The hub id of what lies in the hub's cache; None for anything else.
-
-    The cache keeps a model under `models--OWNER--NAME/snapshots/COMMIT`.
-    """
+    """The hub id of a directory in the hub's cache (`models--OWNER--NAME/snapshots/COMMIT`)."""
     for folder in path.absolute().parents:
         if folder.name == "snapshots" and folder.parent.name.startswith(_CACHED):
             return folder.parent.name.removeprefix(_CACHED).replace("--", "/", 1)
     return None
-
-
-def _folded(name: str | None) -> str | None:
-    # The hub finds a model by its name in any case.
-    return None if name is None else name.lower()

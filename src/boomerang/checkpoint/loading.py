@@ -25,12 +25,12 @@ def load_model(
     trust_remote_code: bool = False,
     **model_kwargs: Any,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode.
+    """A causal language model in evaluation mode, from a checkpoint directory.
 
     Args:
-        directory: A local checkpoint directory.
-        dtype: Floating-point type of the weights; by default the checkpoint's own.
-        device: Where the weights go; by default the CPU.
+        directory: The checkpoint.
+        dtype: Of the weights; by default the checkpoint's own.
+        device: Of the weights; by default the CPU.
         trust_remote_code: Run Python code that comes with the checkpoint.
         **model_kwargs: For `from_pretrained`, such as `attn_implementation` or `device_map`.
 
@@ -150,11 +150,7 @@ def _tie(model: PreTrainedModel, directory: Path) -> None:
 
 
 def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside a checkpoint.
-
-    Args:
-        directory: A local checkpoint directory.
-        trust_remote_code: Run Python code that comes with the checkpoint.
+    """The tokenizer in a checkpoint directory.
 
     Raises:
         CheckpointError: There is none, or it cannot be read.
@@ -180,11 +176,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
 
 
 def check_tokens(model: PreTrainedModel, largest: int) -> None:
-    """Refuse a token id for which a model's embedding has no row.
-
-    Args:
-        model: The model.
-        largest: The largest token id that it is to be fed.
+    """Refuse the largest token id of a text if the model's embedding has no row for it.
 
     Raises:
         DataError: The id is beyond the embedding.
@@ -227,12 +219,12 @@ def continuation(
     """The text that a model generates after a prompt, by its own generation config.
 
     Args:
-        model: Any causal language model; used with its KV cache.
+        model: A causal language model.
         tokenizer: Its tokenizer.
         prompt: Text of at least one token.
         max_new_tokens: The most tokens to generate; fewer where the model has no positions left.
-        chat: Give the prompt as a user's message, through the tokenizer's chat template. The
-            answer comes without white space around it.
+        chat: Give the prompt as a user's message, through the tokenizer's chat template, and strip
+            the answer.
 
     Raises:
         CheckpointError: A value in the generation config cannot be used.

@@ -1,7 +1,7 @@
 """Which teacher layers a student's tensors look like: a proposal with its confidence, no more.
 
-A layer that was never trained is bitwise the teacher's; a trained one is usually still nearest to
-the one it was cut from. The nearest list that increases is found by dynamic programming.
+A layer that was never trained is bitwise the teacher's. A trained one is usually still nearest to
+the one it was cut from; dynamic programming finds the nearest list that increases.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# How many stretches of how many numbers are compared in each tensor, spread over it evenly.
-_STRETCHES = 4
-_NUMBERS = 1024
-# And of so many matrices in a layer: one with hundreds of experts is not read through.
-_MATRICES = 16
+    _Sample = dict[str, NDArray[np.float32]]
 
-# A list is called unclear when for some layer the next best is hardly further away.
+# From each tensor, so many stretches of so many numbers are compared, spread evenly.
+_STRETCHES, _NUMBERS = 4, 1024
+# The most matrices of a layer, which may have hundreds of experts.
+_MATRICES = 16
+# A list is unclear when for some layer the next best is hardly further away.
 _CLEAR = 0.9
+_NEVER = float("inf")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Proposal:
         distance: The mean relative squared difference to these, over layers and tensors.
         weakest: The student layer for which the next best list is nearest.
         nearest: That layer's own distance in the list.
-        next_best: Its distance in the best list that has another layer there, all changes of the
-            others put to its account; None when there is no other list.
+        next_best: `nearest`, plus what the whole best list with another layer there costs more;
+            None when there is no other list.
         certain: Whether every student layer has a matrix bitwise equal, as far as sampled, to the
             one in that teacher layer, and to no other's.
     """
@@ -73,14 +74,7 @@ class Proposal:
 
 
 def propose(teacher: Checkpoint, student: Checkpoint) -> Proposal | None:
-    """The list of kept layers that the tensors of two checkpoints speak for.
-
-    Args:
-        teacher: The teacher.
-        student: The student.
-
-    Returns:
-        The list and how sure it is; None where layers have no tensors in common to compare.
+    """The kept layers that the tensors of two checkpoints suggest; None if they are not comparable.
 
     Raises:
         CheckpointError: A file cannot be read.
@@ -89,12 +83,10 @@ def propose(teacher: Checkpoint, student: Checkpoint) -> Proposal | None:
     ours = [_sample(student, i) for i in range(len(student.layout.layers))]
     if len(ours) > len(theirs):
         return None
-    distances = [[_distance(a, b) for b in theirs] for a in ours]
-    if not all(value is not None for row in distances for value in row):
+    costs = [[_distance(a, b) for b in theirs] for a in ours]
+    if any(cost == _NEVER for row in costs for cost in row):
         return None
-    costs = [[value or 0.0 for value in row] for row in distances]
-    equal = [_equal_layer(a, theirs) for a in ours]
-    found = tuple(layer for layer in equal if layer is not None)
+    found = tuple(layer for layer in (_equal_layer(a, theirs) for a in ours) if layer is not None)
     certain = found[:1] == (0,) and len(found) == len(ours) and sorted(set(found)) == list(found)
     total, kept = _best(costs)
     if certain:
@@ -112,13 +104,8 @@ def propose(teacher: Checkpoint, student: Checkpoint) -> Proposal | None:
     )
 
 
-_NEVER = float("inf")
-_Sample = dict[str, "NDArray[np.float32]"]
-
-
 def _sample(checkpoint: Checkpoint, index: int) -> _Sample:
-    """Numbers of a layer's matrices, by the matrix's name."""
-    # Vectors (norms, biases) are much alike in all layers.
+    """Numbers of a layer's matrices, by the matrix's name; vectors are much alike in all layers."""
     matrices = {
         name: tensor
         for name, tensor in checkpoint.layer(index).items()
@@ -141,14 +128,12 @@ def _numbers(tensor: Tensor) -> NDArray[np.float32]:
     return np.concatenate([to_float32(part, tensor.dtype) for part in parts])
 
 
-def _distance(ours: _Sample, theirs: _Sample) -> float | None:
+def _distance(ours: _Sample, theirs: _Sample) -> float:
     """The relative squared difference of two layers, the mean over their matrices."""
     import numpy as np
 
-    if not ours or any(
-        name not in theirs or theirs[name].shape != ours[name].shape for name in ours
-    ):
-        return None
+    if not ours or any(n not in theirs or theirs[n].shape != ours[n].shape for n in ours):
+        return _NEVER
     found = []
     for name, numbers in ours.items():
         a, b = numbers.astype(np.float64), theirs[name].astype(np.float64)
@@ -156,7 +141,7 @@ def _distance(ours: _Sample, theirs: _Sample) -> float | None:
         scale = (np.square(a).sum() + np.square(b).sum()) / 2
         found.append(np.square(a - b).sum() / scale if scale else 0.0)
     value = float(np.mean(found))
-    return value if np.isfinite(value) else None
+    return value if np.isfinite(value) else _NEVER
 
 
 def _equal_layer(ours: _Sample, theirs: Sequence[_Sample]) -> int | None:
@@ -164,7 +149,7 @@ def _equal_layer(ours: _Sample, theirs: Sequence[_Sample]) -> int | None:
     found = set()
     for name, numbers in ours.items():
         same = [j for j, each in enumerate(theirs) if each[name].tobytes() == numbers.tobytes()]
-        # What all layers have, such as zeros, tells nothing.
+        # A matrix that several layers have, such as zeros, proves nothing.
         if len(same) == 1:
             found.add(same[0])
     return found.pop() if len(found) == 1 else None
@@ -173,23 +158,21 @@ def _equal_layer(ours: _Sample, theirs: Sequence[_Sample]) -> int | None:
 def _best(
     costs: Sequence[Sequence[float]], without: tuple[int, int] | None = None
 ) -> tuple[float, tuple[int, ...]]:
-    """The cheapest increasing list that starts with 0, and what it costs.
+    """The cheapest increasing list that starts with 0, and its cost.
 
-    Args:
-        costs: For each student layer, what each teacher layer costs.
-        without: A student layer and a teacher layer that do not go together.
+    `costs` has a row for each student layer and a column for each teacher layer. `without` is a
+    pair of them that the list must not have.
     """
     none: tuple[float, tuple[int, ...]] = (_NEVER, ())
-    depth = len(costs[0])
     # For each teacher layer, the cheapest list that ends with it; a list of one layer is (0,).
-    ending = [none] * depth
+    ending = [none] * len(costs[0])
     if without != (0, 0):
         ending[0] = (costs[0][0], (0,))
-    for i in range(1, len(costs)):
-        before, longer = none, [none] * depth
-        for j in range(depth):
+    for i, row in enumerate(costs[1:], 1):
+        before, longer = none, [none] * len(row)
+        for j, cost in enumerate(row):
             if before[0] < _NEVER and without != (i, j):
-                longer[j] = (before[0] + costs[i][j], (*before[1], j))
+                longer[j] = (before[0] + cost, (*before[1], j))
             before = min(before, ending[j])
         ending = longer
     return min(ending)

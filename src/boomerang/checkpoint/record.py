@@ -34,9 +34,9 @@ def record_content(
         files: The member.
         teacher: Who the teacher is.
         student: Who the student is.
-        order: The order that the member was chosen along; not recorded for a free set of blocks.
+        order: The order the member was chosen along; not recorded for a free set of blocks.
         order_source: `"given"`, `"recorded"` with the student, or `"paper"`.
-        dtype: The dtype that was asked for, or None for the teacher's.
+        dtype: The dtype that the user asked for, or None.
         max_shard_size: In bytes.
     """
     member = files.member

@@ -22,7 +22,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Reference:
-    """A model as the user named it: a local directory or `owner/name`, with `@revision`."""
+    """A directory or a hub id, and the `@revision` of the latter."""
 
     name: str
     revision: str | None = None
@@ -40,17 +40,15 @@ class Reference:
 def resolve(
     reference: str | Path, *, trust_remote_code: bool = False, weights: bool = True
 ) -> Path:
-    """The local directory of a checkpoint, downloaded into the hub's cache if need be.
+    """The local directory of a checkpoint; one on the hub is downloaded into the hub's cache.
 
     Args:
         reference: A directory, or `owner/name` or `owner/name@revision` on the hub.
-        trust_remote_code: Download Python code that comes with the checkpoint, too.
-        weights: Download the whole checkpoint; otherwise `config.json` and `student_config.json`
-            alone.
+        trust_remote_code: Also download Python code that comes with the checkpoint.
+        weights: False downloads the configs alone.
 
     Raises:
-        CheckpointError: There is no such directory, its path is no UTF-8, a revision is asked of a
-            directory, or the hub does not hand the model out or has no safetensors of it.
+        CheckpointError: There is no such directory or model, or it cannot be read.
     """
     try:
         ref = Reference.parse(reference)
@@ -87,10 +85,9 @@ def resolve(
         )
     if not weights:
         return _download(ref, _CONFIGS, [])
-    if trust_remote_code:
-        found = _download(ref, [*_WANTED, "*.py"], _UNWANTED)
-    else:
-        found = _download(ref, _WANTED, [*_UNWANTED, "*.py"])
+    code = ["*.py"]
+    wanted, unwanted = (code, []) if trust_remote_code else ([], code)
+    found = _download(ref, _WANTED + wanted, _UNWANTED + unwanted)
     if not has_weights(found):
         raise CheckpointError(
             "has no safetensors weights",
@@ -117,10 +114,7 @@ def _download(ref: Reference, wanted: list[str], unwanted: list[str]) -> Path:
     try:
         return Path(
             snapshot_download(
-                ref.name,
-                revision=ref.revision,
-                allow_patterns=wanted,
-                ignore_patterns=unwanted,
+                ref.name, revision=ref.revision, allow_patterns=wanted, ignore_patterns=unwanted
             )
         )
     except GatedRepoError:

@@ -1,8 +1,7 @@
-"""A student's files beside its weights, `student_config.json` among them.
+"""A student's files beside its weights.
 
 `student_config.json` says which teacher layers a student was cut from. Two of its keys are the
-reference's (`pruned_teacher_layers`, `copied_teacher_layers`); `order`, ours, is there when an
-order of patching was measured for this student.
+reference's; we add `order` when an order of patching was measured for this student.
 """
 
 from __future__ import annotations
@@ -36,19 +35,18 @@ def write_student_files(
     student: PreTrainedModel,
     order: Order | None = None,
 ) -> None:
-    """Write all of a student's files but its weights, by the rules that `build` uses.
+    """Replace what `save_pretrained` wrote beside a student's weights by the teacher's own files.
 
     `config.json` is the teacher's, carried over to the kept layers; generation config, tokenizer,
-    chat template and licence are copied byte by byte. transformers would spell many of them in
-    another way than the teacher's, and the student would no longer match its teacher. Files that
-    `save_pretrained` left in the directory are replaced.
+    chat template and licence are copied byte by byte. transformers would respell them, and the
+    student would no longer match its teacher.
 
     Args:
-        directory: Holds what `save_pretrained` wrote of the student.
-        layers: The teacher layers the student was cut from.
+        directory: The student's directory.
+        layers: The teacher layers that the student keeps.
         source: The teacher's directory.
         teacher: The live teacher, whose class knows the layer types that its config leaves out.
-        student: The live student, whose dtype and tied matrices the config must state.
+        student: The live student, whose dtype and tied matrices the config states.
         order: An order of patching that was measured for this student.
 
     Raises:
@@ -59,7 +57,8 @@ def write_student_files(
     config = read_config(source)
     if _is_saved_as(config, student):
         config = with_layer_types(config, source, live=teacher.config)
-        config = member_config(config, layers.kept, tied=_says_tied(student))
+        tied = bool(getattr(student.config, "tie_word_embeddings", False))
+        config = member_config(config, layers.kept, tied=tied)
         set_dtype(config, str(student.dtype).removeprefix("torch."))
         write_json(directory / "config.json", config)
     copy_companions(find_companions(source, same_layers=False), directory, replace=True)
@@ -67,19 +66,14 @@ def write_student_files(
 
 
 def _is_saved_as(config: Config, student: PreTrainedModel) -> bool:
-    """Whether the weights of a live student are of the kind that its teacher's config names.
+    """Whether a live student has the model type and quantisation that its teacher's config names.
 
-    transformers loads the text model alone of some multimodal ones, and may quantise on loading or
-    undo a quantisation.
+    transformers loads only the text model of some multimodal ones, and can change quantisation.
     """
     live: Any = student.config
     quantised = any(part.get("quantization_config") for part in (config, text_config(config)))
     same_type = live.model_type == config.get("model_type")
     return same_type and quantised == bool(getattr(live, "quantization_config", None))
-
-
-def _says_tied(model: PreTrainedModel) -> bool:
-    return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
 def write_student_config(directory: Path, layers: LayerMap, order: Order | None = None) -> None:

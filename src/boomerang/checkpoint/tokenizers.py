@@ -19,14 +19,10 @@ _MAX_BYTES = 256 * 1024 * 1024
 
 
 def check_tokenizers(teacher: Path, student: Path) -> None:
-    """Compare the tokens and merges of two checkpoints that both have a `tokenizer.json`.
+    """Compare tokens and merges, where the directories of both models have a `tokenizer.json`.
 
-    What leaves the numbers alone may differ: version, padding, truncation, post-processing, and
-    whether a token stands in the vocabulary or among those added to it.
-
-    Args:
-        teacher: The teacher's directory.
-        student: The student's directory.
+    Version, padding, truncation and post-processing may differ, and whether a token is in the
+    vocabulary or among the added ones.
 
     Raises:
         ArchitectureError: A token or a merge differs.
@@ -48,13 +44,7 @@ def check_tokenizers(teacher: Path, student: Path) -> None:
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """What decides which numbers a text becomes.
-
-    Args:
-        kind: The type of its model; None where an older file leaves it out.
-        numbers: Every token's number.
-        merges: The merges as pairs, in order.
-    """
+    """What decides which numbers a text becomes; `kind` is None in some older files."""
 
     kind: object
     numbers: dict[str, Any]
@@ -64,10 +54,10 @@ class _Tokenizer:
 def _read(data: bytes, directory: Path) -> _Tokenizer:
     try:
         content = json.loads(data)
-        model = content.get("model") or {}
+        model, added = content.get("model") or {}, content.get("added_tokens") or ()
         return _Tokenizer(
             model.get("type"),
-            _vocabulary(model) | _added(content),
+            _vocabulary(model) | {str(token["content"]): token["id"] for token in added},
             [_pair(merge) for merge in model.get("merges") or ()],
         )
     # Whatever has another shape than a tokenizer's.
@@ -83,10 +73,6 @@ def _vocabulary(model: Mapping[str, Any]) -> dict[str, Any]:
         # A unigram model has pairs of a token and its score, by number.
         return {str(pair[0]): i for i, pair in enumerate(vocabulary)}
     return dict(vocabulary)
-
-
-def _added(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(token["content"]): token["id"] for token in content.get("added_tokens") or ()}
 
 
 def _pair(merge: str | Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -18,10 +17,7 @@ _PICKLED = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint, by name, from the headers of its files.
-
-    Args:
-        directory: A checkpoint directory, or a snapshot in the hub's cache.
+    """Every tensor of a checkpoint directory, by name, from the headers of its files.
 
     Raises:
         CheckpointError: There are no safetensors weights, a header or the index is broken, or the
@@ -52,18 +48,10 @@ def has_all_weights(directory: Path) -> bool:
     return all(os.path.exists(directory / file) for file in set(files))
 
 
-def weight_files(tensors: Iterable[Tensor]) -> list[Path]:
-    """The files that hold the tensors, by name."""
-    return sorted({tensor.file for tensor in tensors})
-
-
 def inside(directory: Path, name: str, folder: str = "") -> Path:
-    """A file of a directory, which may be a link only into the blobs of the same hub cache entry.
+    """A file in a checkpoint directory, or in a folder of it, that does not lead out of it.
 
-    Args:
-        directory: A checkpoint directory, or a snapshot in the hub's cache.
-        name: The file's name.
-        folder: The folder in the directory where it is, if it is in one.
+    In the hub's cache it may be a link into the blobs of the same entry.
 
     Raises:
         CheckpointError: The name or a link leads out of the directory, or there is no such file.
@@ -131,7 +119,7 @@ def _no_weights(directory: Path) -> CheckpointError:
 
 
 def conversion_command(directory: Path) -> str:
-    """The shell command that turns pickled weights into safetensors, in a directory beside."""
+    """The shell command that converts pickled weights to safetensors in another directory."""
     source, out = repr(str(directory)), repr(f"{directory}-safetensors")
     code = (
         "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "

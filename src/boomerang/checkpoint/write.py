@@ -43,12 +43,12 @@ Report = Callable[[int], None]
 def write_weights(
     directory: Path, items: Sequence[Item], max_shard_size: int, report: Report
 ) -> None:
-    """Write tensors as a checkpoint's weights and bring them to the disk.
+    """Write tensors as a checkpoint's weights and sync them to the disk.
 
     Args:
         directory: An existing directory.
         items: The tensors, in the order in which they are split into shards.
-        max_shard_size: The most bytes of tensors in a file; a larger tensor gets one of its own.
+        max_shard_size: The most bytes of tensors in a file; a larger tensor gets its own file.
         report: Called with the number of bytes written since the last call.
 
     Raises:
@@ -126,10 +126,10 @@ def _write_file(path: Path, items: Sequence[Item], report: Report) -> None:
 
 
 class _Flusher:
-    """Brings a file to the disk while the rest of it is still being written.
+    """Syncs a file to the disk while the rest is still being written, and at the end.
 
-    Copying keeps the processor busy and syncing the disk: at the same time they take little longer
-    than one of them. At the end everything is on the disk, or an error of any sync is raised.
+    Copying keeps the processor busy and syncing the disk: together they take little longer than
+    one of them. Raises the error of any sync.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -166,7 +166,7 @@ class _Flusher:
 
 
 def _write_item(target: int, item: Item) -> Iterator[int]:
-    """Append a tensor to a file; yields the sizes of what was written."""
+    """Append a tensor to a file; yields the number of bytes of each part."""
     if item.dtype != item.source.dtype:
         for piece in pieces(item.source, item.dtype):
             _write_all(target, piece)

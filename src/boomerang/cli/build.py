@@ -99,18 +99,11 @@ def build(
     if everything:
         targets = {member_directory(sources, m, out): m for m in sources.members(order)}
     else:
+        patched = None if blocks is None else options.layer_list(blocks, "--blocks")
         member, reason = choose_member(
-            sources,
-            patch=patch,
-            num_layers=layers,
-            params=params,
-            memory=memory,
-            blocks=None if blocks is None else options.layer_list(blocks, "--blocks"),
-            order=order,
-            context=context,
-            batch=batch,
-            dtype=dtype,
-        )
+            sources, patch=patch, num_layers=layers, params=params, memory=memory, blocks=patched,
+            order=order, context=context, batch=batch, dtype=dtype,
+        )  # fmt: skip
         targets = {out: member}
     repositories = {
         target: f"{push_to_hub}-{member.num_layers}L" if everything else push_to_hub

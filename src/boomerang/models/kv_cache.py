@@ -41,10 +41,6 @@ class LayerCache:
     elements: int
     window: int | None
 
-    def tokens(self, context: int) -> int:
-        """How many tokens are kept of a text of `context` tokens."""
-        return context if self.window is None else min(context, self.window)
-
 
 def layer_caches(config: Config) -> tuple[LayerCache, ...]:
     """The cache of each layer of a model.
@@ -83,13 +79,7 @@ def _layer_cache(text: Config, index: int, count: int) -> LayerCache:
 
 
 def layer_view(text: Config, index: int, count: int) -> Config:
-    """What a config says of one layer: its entries in lists, its overrides.
-
-    Args:
-        text: The part of a config that describes the language model.
-        index: The layer.
-        count: The number of layers.
-    """
+    """What the text part of a config says of one of its `count` layers."""
     view = {
         key: value[index] if isinstance(value, list) and len(value) == count else value
         for key, value in text.items()

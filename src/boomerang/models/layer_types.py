@@ -32,15 +32,7 @@ ALL_ALIKE = frozenset({
 
 
 def known_layer_types(text: Config, count: int) -> list[str] | None:
-    """The types that the class of a config computes.
-
-    Args:
-        text: The config of a language model, without its layer types.
-        count: Its number of layers.
-
-    Returns:
-        A type for each layer, or None where only the class knows.
-    """
+    """The layer types that the class of a config computes, or None where only the class knows."""
     rule = _RULES.get(str(text.get("model_type")))
     return None if rule is None else rule(text, count)
 
@@ -114,16 +106,12 @@ print(answer)
 def with_layer_types(
     config: Config, directory: Path, *, live: PretrainedConfig | None = None
 ) -> Config:
-    """A config in which every list with an entry per layer is there.
+    """The config, or a copy with the lists for its layers that its class computes.
 
     Args:
         config: A `config.json`, as read.
-        directory: The checkpoint it is from, or the file itself: what transformers reads where the
-            config leaves its layer types open.
+        directory: The checkpoint it is from, or the file itself, for transformers to read.
         live: What transformers has read there, if it has.
-
-    Returns:
-        The config itself, or a copy with the lists that its class computes.
 
     Raises:
         ConfigError: transformers does not know the config, or reads another model in it.
