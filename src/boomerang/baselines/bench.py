@@ -78,17 +78,7 @@ class Bench:
         keep: Iterable[int] | None = None,
         **loading: Any,
     ) -> Bench:
-        """The bench of a teacher and a student.
-
-        Args:
-            teacher: A directory or a hub id, with or without `@revision`.
-            student: The same.
-            keep: The teacher layers it keeps, where it has no `student_config.json`.
-            **loading: As in `loading`.
-
-        Raises:
-            BoomerangError: As `Sources.pair`.
-        """
+        """The bench of a teacher and a student; arguments and errors as in `Sources.open`."""
         trust = bool(loading.get("trust_remote_code", False))
         sources = Sources.pair(
             Source.open(teacher, trust_remote_code=trust),
@@ -142,8 +132,8 @@ class Bench:
 
         Args:
             series: The name of the series.
-            reference: A directory or a hub id, with or without `@revision`.
-            own_tokenizer: Whether it has a tokenizer that may differ from the teacher's.
+            reference: A directory or a hub id.
+            own_tokenizer: Whether its tokenizer may differ from the teacher's.
 
         Raises:
             CheckpointError: It is missing or unreadable.

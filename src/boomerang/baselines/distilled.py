@@ -57,18 +57,9 @@ def run(
 def distil_sizes(
     recipe: Recipe | str | Path, sizes: Sequence[int], num_layers: int, out: str | Path
 ) -> dict[int, Path]:
-    """Distil a student of each size, one after the other.
+    """The directories of students by size, distilled one after the other into `OUT/9L` and so on.
 
     An interrupted run is continued when called again, and a finished one is left as it is.
-
-    Args:
-        recipe: The family's, or its file.
-        sizes: Numbers of layers.
-        num_layers: The teacher's number of layers.
-        out: A directory; each size gets one in it, `9L` for nine layers.
-
-    Returns:
-        The students' directories by size.
 
     Raises:
         LayerMapError: No such size; before anything is trained.
@@ -108,11 +99,7 @@ def size_recipe(recipe: Recipe, size: int, num_layers: int, out: str | Path) -> 
 def evenly_spread(size: int, num_layers: int) -> tuple[int, ...]:
     """The teacher layers of a student of a size: the first, the last, and even steps between.
 
-    Layer i of M is layer i (N-1) / (M-1) of the teacher, rounded, halves up.
-
-    Args:
-        size: M.
-        num_layers: N.
+    Layer i of a size M is layer i (N-1) / (M-1) of the teacher's N, rounded, halves up.
 
     Raises:
         LayerMapError: M is not below N, or is 0.

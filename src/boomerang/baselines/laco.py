@@ -118,8 +118,8 @@ def merge(plan: Plan, at: int, count: int) -> Plan:
 
     Args:
         plan: A model, whose layers may be merged ones already.
-        at: l, its layer that the others are merged into.
-        count: m, at least 1 and no more than there are layers after l.
+        at: l.
+        count: m, at least 1 and at most the number of layers after l.
     """
     target, merged = plan[at], plan[at + 1 : at + 1 + count]
     coefficients: dict[int, int] = {}
@@ -133,18 +133,14 @@ def merge(plan: Plan, at: int, count: int) -> Plan:
 def collapse(
     num_layers: int, settings: Settings, similarity: Callable[[Plan], float | None]
 ) -> Iterator[Plan]:
-    """Merge from the top down, and keep each merge that leaves the model similar enough.
+    """Merge from the top down; yield the plan after each merge that leaves it similar enough.
 
     Stopping after any of the plans is the same search with a higher `lowest`.
 
     Args:
         num_layers: The teacher's.
         settings: The settings.
-        similarity: The mean cosine between a plan's final hidden states and the teacher's; None
-            where the layers cannot be merged.
-
-    Yields:
-        The plan after each merge that was kept.
+        similarity: As `PlanScores.similarity`.
     """
     plan = keep(range(num_layers))
     at = min(settings.highest, num_layers) - settings.merge
@@ -186,12 +182,6 @@ def search(
     loss: Callable[[Plan], float],
 ) -> dict[int, Found]:
     """For each size the plan with the lowest calibration loss, over all `reasonable` settings.
-
-    Args:
-        num_layers: The teacher's.
-        sizes: The wanted numbers of layers.
-        similarity: As in `collapse`.
-        loss: A plan's loss on the calibration text.
 
     Raises:
         LayerMapError: A size is no size below the teacher's, or no search reaches it.

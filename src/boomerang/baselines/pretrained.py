@@ -15,16 +15,9 @@ if TYPE_CHECKING:
 def run(
     bench: Bench, results: str | Path, *, model: Sequence[str | Path], **settings: Any
 ) -> list[Row]:
-    """Measure models of the user's own.
+    """Measure models of the user's own: directories or hub ids, with or without `@revision`.
 
-    Args:
-        bench: The family they are compared with.
-        results: As in `naive.run`.
-        model: Directories or hub ids, with or without `@revision`.
-        **settings: What to measure on.
-
-    Raises:
-        BoomerangError: As in `boomerang.evaluate`.
+    The other arguments, and errors, are those of `naive.run`.
     """
     # All are looked up before the first is measured.
     models = [bench.checkpoint(PRETRAINED, each, own_tokenizer=True) for each in model]

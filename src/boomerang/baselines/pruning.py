@@ -269,11 +269,6 @@ def calibration_text(
 ) -> Text:
     """Text to calibrate on: documents in windows of at most 2048 tokens that do not overlap.
 
-    Args:
-        paths: UTF-8 text files, all of which is used.
-        tokenizer: The teacher's.
-        teacher: The live teacher.
-
     Raises:
         DataError: A file cannot be read or is empty, or a token has no row in the embedding.
     """
@@ -297,12 +292,12 @@ def run_pruner(
 
     Args:
         models: The pruner.
-        bench: The family they are compared with.
-        results: The directory of the family's own evaluation, or a new one.
+        bench: As in `naive.run`, like `results`, `layers` and the settings.
+        results: The directory of results.
         calibration: UTF-8 text files to calibrate on.
-        layers: The sizes, as numbers of layers; by default those of the family.
+        layers: The sizes.
         save: A directory that the models are also written into, as checkpoints.
-        **settings: What to measure on, the fields of `evaluate.options.Measure`.
+        **settings: What to measure on.
 
     Raises:
         BoomerangError: As in `boomerang.evaluate`.

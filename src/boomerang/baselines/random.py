@@ -31,17 +31,9 @@ def run(
     order: Order | None = None,
     **settings: Any,
 ) -> list[Row]:
-    """Measure the family of a student distilled from random weights.
+    """Measure the family of a student distilled from random weights, which is the bench's student.
 
-    Args:
-        bench: The teacher and this student.
-        results: As in `naive.run`, like all that follow.
-        layers: The sizes.
-        order: The order of patching.
-        **settings: What to measure on.
-
-    Raises:
-        BoomerangError: As in `boomerang.evaluate`.
+    Arguments and errors are those of `naive.run`.
     """
     assert bench.sources.student is not None
     # The bench needs no weights of a student.

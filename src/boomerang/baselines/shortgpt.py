@@ -51,10 +51,6 @@ def block_influence(teacher: PreTrainedModel, text: Text) -> list[float]:
     """Block influence of every layer: BI_i = 1 - mean cos(layer input, layer output).
 
     The mean is over all tokens of the text, in fp32 (arXiv 2403.03853, section 3.2).
-
-    Args:
-        teacher: In evaluation mode.
-        text: Calibration text.
     """
     runner = Runner(teacher)
     sums = [0.0] * runner.num_layers
@@ -68,10 +64,6 @@ def block_influence(teacher: PreTrainedModel, text: Text) -> list[float]:
 
 def remove_lowest(influence: Sequence[float], num_layers: int) -> Plan:
     """The model of the layers with the highest influence; of equals the lower layers stay.
-
-    Args:
-        influence: The influence of every teacher layer.
-        num_layers: How many stay.
 
     Raises:
         LayerMapError: None or all would go.
