@@ -129,7 +129,7 @@ def test_all_is_pushed_member_by_member(
 def test_a_repository_that_cannot_be_is_found_out_first(
     arguments: list[object], pair: tuple[str, str], tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match="no repository"):
+    with pytest.raises(OutputError, match="is not a valid repository name"):
         call("build", *pair, tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists()
 
