@@ -50,12 +50,9 @@ class Chart:
 
 
 def charts(sets: Sequence[ResultSet], external: Mapping[str, Sequence[External]]) -> list[Chart]:
-    """Every chart of a report: means over tasks first, then task by task as they were measured.
+    """Every chart of at least one set: means over tasks first, then tasks as they were measured.
 
-    Args:
-        sets: The sets of results, at least one.
-        external: Models from elsewhere, by the name of their source; those of tasks that no set was
-            measured on are passed over.
+    Models from elsewhere, by the name of their source, are passed over on tasks of no set.
     """
     lines = all_lines({each.name: each.rows for each in sets}, external)
     rows = [row for each in sets for row in each.rows]
@@ -83,12 +80,9 @@ def measured(lines: Sequence[Line], measures: Iterable[tuple[str, str]]) -> list
 
 
 def one_chart(rows: Sequence[Row], *, task: str | None = None, metric: str = PERPLEXITY) -> Chart:
-    """The chart of one task and metric of one set of results.
+    """The chart of one task and metric of one set of results; `task` is for rows of several.
 
-    Args:
-        rows: Rows in the order of writing; outdated ones are left out.
-        task: The task; may be left out when the rows are of one task only.
-        metric: The metric.
+    The rows are in the order of writing, and outdated ones are left out.
 
     Raises:
         ResultsError: There are no rows of them, or several tasks and none named.

@@ -72,12 +72,8 @@ def save_heatmap(inspection: Inspection, path: str | Path) -> Path:
 
     The teacher's states are drawn among themselves, the student's against the teacher's.
 
-    Args:
-        inspection: What to draw.
-        path: The file, `.png`, `.svg` or `.pdf`; an existing one is replaced.
-
     Raises:
-        OutputError: Another suffix, or the file cannot be written.
+        OutputError: Not `.png`, `.svg` or `.pdf`, or the file cannot be written.
     """
     path = Path(path)
     check_suffix(path)

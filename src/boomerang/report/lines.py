@@ -11,11 +11,6 @@ from ..evaluate.results import FAMILY, PRETRAINED, Row
 from .external import External
 from .words import NOISE, Kind, Style, difference_of, is_difference, styles
 
-_NAMES = {
-    FAMILY: "boomerang family",
-    **{name: baseline.label for name, baseline in BASELINES.items()},
-}
-
 
 class Key(NamedTuple):
     """What a line shows; models from elsewhere have no set, and their source as series."""
@@ -93,9 +88,7 @@ def all_lines(
 ) -> list[Line]:
     """Every line with the points of every task and metric, the families first.
 
-    Args:
-        sets: Rows that `shown` returned, by the name of their set.
-        external: Models from elsewhere, by the name of their source.
+    The sets are rows that `shown` returned, by name; models from elsewhere are by source.
     """
     found: dict[Key, list[Row]] = {}
     seen: set[frozenset[Row]] = set()
@@ -120,8 +113,9 @@ def all_lines(
 
 
 def series_name(series: str) -> str:
-    """A series in words."""
-    return _NAMES.get(series, series)
+    """A series in words; a variant of a study by its own name."""
+    known = BASELINES.get(series)
+    return "boomerang family" if series == FAMILY else known.label if known else series
 
 
 def _points(rows: Sequence[Row]) -> list[Point]:

@@ -36,13 +36,9 @@ def page(
     external: Mapping[str, Sequence[External]],
     title: str | None = None,
 ) -> str:
-    """The whole file.
+    """The whole file; the charts are of these sets and models from elsewhere, by source.
 
-    Args:
-        charts: What `charts.charts` made of the other two, at least one.
-        sets: The sets of results.
-        external: Models from elsewhere, by the name of their source.
-        title: The heading; by default after the teachers.
+    The title is by default after the teachers.
     """
     assets = files("boomerang.report") / "assets"
     style, script, template = (

@@ -55,14 +55,11 @@ def read_sets(paths: Sequence[str | Path]) -> list[ResultSet]:
     Raises:
         ResultsError: One cannot be read, is damaged or empty, or is named twice.
     """
-    places = [Path(path) for path in paths]
-    resolved = [place.resolve() for place in places]
-    for place, real in zip(places, resolved, strict=True):
+    resolved = [Path(path).resolve() for path in paths]
+    for path, real in zip(paths, resolved, strict=True):
         if resolved.count(real) > 1:
-            raise ResultsError("is named twice", where=place)
-    first, *others = [
-        _read(place, name) for place, name in zip(places, _names(resolved), strict=True)
-    ]
+            raise ResultsError("is named twice", where=path)
+    first, *others = map(_read, map(Path, paths), _names(resolved))
     return [first, *(_compared(each, first) for each in others)]
 
 
@@ -111,11 +108,9 @@ def _provenance(path: Path, rows: Sequence[Row]) -> tuple[Provenance | None, tup
         known = all(size.cache is not None for size in found.built)
         unknown = "The KV cache of this architecture is not known: memory is weights alone."
         return found, () if known else (unknown,)
-    problem = (
-        "There is no family.json beside the results"
-        if found is None
-        else "family.json is of another teacher or student"
-    )
+    problem = "family.json is of another teacher or student"
+    if found is None:
+        problem = "There is no family.json beside the results"
     return None, (
         f"{problem}: the report does not know where teacher and student are, nor the KV cache of a "
         "member. Memory is weights as they were measured, and the command has TEACHER and STUDENT "

@@ -51,12 +51,8 @@ _Attributes = dict[str, str]
 class Canvas:
     """Draws charts of one size for the page.
 
-    The axes are made once: making them takes matplotlib longer than drawing what they hold.
-
-    Args:
-        size: `WIDE` or `NARROW`.
-        axes: The horizontal axes; the first one is shown.
-        ids: Names for the page's script of the members that can be chosen.
+    The axes are made once: making them takes matplotlib longer than drawing what they hold. The
+    first one is shown. `ids` has a name for the page's script of each member that can be chosen.
     """
 
     def __init__(

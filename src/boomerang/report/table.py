@@ -42,13 +42,7 @@ def all_tables(rows: Sequence[Row]) -> list[Table]:
     """Tables of every task: each text by itself, the tasks of lm-evaluation-harness side by side.
 
     A value whose change from the size below is less than 1.96 paired standard errors is marked `~`:
-    the change may well be noise.
-
-    Args:
-        rows: Rows in the order of writing, of any series.
-
-    Returns:
-        Tables for `rich.console.Console.print`.
+    the change may well be noise. The rows are in the order of writing, of any series.
     """
     rows = shown(rows)
     lines = all_lines({"results": rows}, {})
@@ -158,10 +152,9 @@ def _value(point: Point | None) -> str:
 
 
 def model_table(rows: Sequence[Row]) -> Table:
-    """One line for each model, one column for each metric of each task.
+    """One line for each model that stands alone, one column for each metric of each task.
 
-    Args:
-        rows: Rows of models that stand alone; of a metric measured twice the last value is shown.
+    The last value of a metric that was measured twice is shown.
     """
     measures = list(dict.fromkeys(row.measure for row in rows))
     headings = (f"{metric} {task}" for task, metric in measures)
