@@ -25,6 +25,8 @@ def test_paths_and_lists_are_taken_as_they_come() -> None:
     [
         ({}, "there is nothing to measure on"),
         ({"texts": "a", "window": 0}, "^window: input should be greater than or equal to 1, not 0"),
+        ({"texts": "a", "limit": 0}, "^limit: input should be greater than 0, not 0"),
+        ({"texts": "a", "num_fewshot": -1}, "^num_fewshot: .* or equal to 0, not -1"),
         ({"texts": "a", "stride": "x"}, "^stride: .*valid integer"),
         ({"texts": "a", "batch": 2}, "^batch: unknown key; did you mean batch_size"),
     ],

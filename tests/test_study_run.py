@@ -186,8 +186,8 @@ def test_another_teacher_and_other_directories_are_refused(
         ({"texts": ["empty.txt"]}, "there is no text in it"),
         ({"stride": 65}, "a window of 64 with a stride of 65"),
         pytest.param(
-            {"tasks": "arc_easy", "limit": -1},
-            "limit: input should be greater than 0",
+            {"tasks": "arc_easy", "include_path": "nowhere"},
+            "nowhere: is not a directory",
             marks=pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm_eval"),
         ),
     ],
