@@ -19,7 +19,7 @@ from boomerang.checkpoint.loading import load_model
 from boomerang.cli.baseline import app as commands
 from boomerang.evaluate.results import Row, read_results
 from boomerang.hashing import content_hash
-from boomerang.report.lines import _NAMES
+from boomerang.report.lines import series_name
 from boomerang.study.config import Baselines
 from boomerang.text.documents import read_documents
 
@@ -82,6 +82,6 @@ def test_the_command_studies_and_reports_know_every_baseline() -> None:
     assert listed == set(BASELINES)
     for name, baseline in BASELINES.items():
         assert hasattr(import_module(f"boomerang.baselines.{name}"), "run")
-        assert _NAMES[name] == baseline.label
+        assert series_name(name) == baseline.label
         # Naive pruning and the random control are variants of a study.
         assert (name in Baselines.model_fields) == (baseline.kind != "patched")
