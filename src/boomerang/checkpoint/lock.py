@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ _held: set[tuple[Path, int]] = set()
 
 
 @contextmanager
-def locked(directory: Path, *, when: bool = True) -> Iterator[None]:
+def locked(directory: Path, *, when: bool = True, wait: float = 0.0) -> Iterator[None]:
     """Makes a directory and keeps other processes that write into it out during the block.
 
     The kernel holds the lock for an open file, so it ends with the process, however that ends.
@@ -40,6 +41,7 @@ def locked(directory: Path, *, when: bool = True) -> Iterator[None]:
     Args:
         directory: The output directory.
         when: False in those of several processes that do not write.
+        wait: Seconds to wait for another process that holds the lock.
 
     Raises:
         OutputError: Another process holds the lock; the directory cannot be written, or the disk
@@ -53,7 +55,7 @@ def locked(directory: Path, *, when: bool = True) -> Iterator[None]:
     with disk_errors(directory), ExitStack() as undo:
         try:
             undo.enter_context(parents(home / LOCK))
-            descriptor = _take(home / LOCK, directory)
+            descriptor = _take(home / LOCK, directory, time.monotonic() + wait)
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror})", where=directory) from None
         undo.callback(os.close, descriptor)
@@ -126,12 +128,16 @@ def remove_dead_files(directory: Path, pattern: str) -> None:
                 continue
 
 
-def _take(path: Path, directory: Path) -> int:
+def _take(path: Path, directory: Path, deadline: float) -> int:
     """The descriptor of a lock file that is ours now and says so."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if flock(descriptor) is False:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    os.close(descriptor)
+                    continue
                 holder = os.read(descriptor, 256).decode(errors="replace").strip()
                 raise OutputError(
                     f"{f'process {holder}' if holder else 'another process'} is writing here",

@@ -25,6 +25,8 @@ _OURS = ("student_config.json", "boomerang.json", "baseline.json", "inputs.json"
 
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# Seconds for another process to put its own result in place.
+_PATIENCE = 2.0
 _ATTEMPTS = 10
 
 
@@ -147,8 +149,9 @@ def new_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_free(out, overwrite=overwrite)
     named, out = out, Path(os.path.realpath(out))
     with disk_errors(named), ExitStack() as undo:
-        # A run may be under way in it.
-        undo.enter_context(locked(named, when=out.exists()))
+        # Refuse where a run is under way. Another build holds the lock only at its last step.
+        with locked(named, when=out.exists(), wait=_PATIENCE):
+            pass
         try:
             undo.enter_context(parents(out))
             _recover(out)
@@ -236,7 +239,7 @@ def _publish(partial: Path, out: Path, *, overwrite: bool) -> None:
                 raise
         # Not empty: it was so before, or a run at the same time was faster.
         check_free(out, overwrite=overwrite)
-        with suppress(FileNotFoundError), locked(out):
+        with suppress(FileNotFoundError), locked(out, wait=_PATIENCE):
             _replace(partial, out)
             break
     _sync_one(out.parent)
