@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from boomerang.checkpoint.loading import load_tokenizer
+from boomerang.text.data_section import Data
 from boomerang.text.prepare import load_rows, prepare_rows
-from boomerang.text.sources import Data
 
 
 def main() -> None:

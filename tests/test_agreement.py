@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from boomerang import LayerMap
-from boomerang.checkpoint.agreement import layer_settings
+from boomerang.checkpoint.compatibility import layer_settings
 from boomerang.checkpoint.directory import Checkpoint
 from boomerang.checkpoint.member_files import FamilyFiles
 from boomerang.errors import ArchitectureError

@@ -19,7 +19,7 @@ from boomerang.checkpoint.loading import load_model
 from boomerang.cli.baseline import app as commands
 from boomerang.evaluate.results import Row, read_results
 from boomerang.hashing import content_hash
-from boomerang.report.lines import series_name
+from boomerang.report.series import series_name
 from boomerang.study.config import Baselines
 from boomerang.text.documents import read_documents
 

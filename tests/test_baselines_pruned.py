@@ -26,7 +26,7 @@ from boomerang.baselines.pruning import (
 )
 from boomerang.baselines.shortgpt import block_influence, remove_lowest
 from boomerang.errors import ArchitectureError, LayerMapError, ResultsError
-from boomerang.models.modules import layer_stack
+from boomerang.models.parts import layer_stack
 from boomerang.text.windows import Text, Window
 from tiny_models import ARCHITECTURES, tiny_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boomerang.checkpoint.card import licence
-from boomerang.checkpoint.companions import copy_companions, find_companions
+from boomerang.checkpoint.extra_files import copy_companions, find_companions
 from boomerang.checkpoint.weights import inside
 from boomerang.errors import CheckpointError
 

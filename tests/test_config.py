@@ -14,7 +14,7 @@ from transformers import AutoConfig, Gemma3Config, GPTNeoConfig, PretrainedConfi
 from boomerang import LayerMap
 from boomerang.errors import ConfigError
 from boomerang.models.config import max_positions, member_config, num_layers
-from boomerang.models.modules import max_positions as live_max_positions
+from boomerang.models.parts import max_positions as live_max_positions
 from tiny_models import ARCHITECTURES, tiny_config
 
 LAYERS = LayerMap([0, 1, 3, 5], 7)

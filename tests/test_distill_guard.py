@@ -13,7 +13,7 @@ import torch
 
 import boomerang
 from boomerang.checkpoint.loading import load_model
-from boomerang.distill.guard import StepGuard
+from boomerang.distill.finite_steps import StepGuard
 from boomerang.distill.module import DistillModule
 from boomerang.distill.recipe import Recipe
 from boomerang.errors import TrainingError

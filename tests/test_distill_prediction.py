@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from boomerang.distill import prediction
+from boomerang.distill import prediction_loss as prediction
 from boomerang.distill.losses import IGNORED
-from boomerang.distill.prediction import Prediction, Targets
+from boomerang.distill.prediction_loss import Prediction, Targets
 from boomerang.distill.recipe import Loss
 from boomerang.models.head import Head
 from tensor_sizes import Sizes

@@ -6,8 +6,8 @@ from typing import Any, get_args
 import pytest
 
 import boomerang
-from boomerang.distill.fields import check_training
 from boomerang.distill.recipe import Loss, Preset, Recipe
+from boomerang.distill.training_fields import check_training
 from boomerang.errors import RecipeError
 from boomerang.layers import LayerMap
 from boomerang.settings import read_yaml

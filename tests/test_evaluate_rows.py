@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from boomerang import LayerMap
 from boomerang.errors import DataError
 from boomerang.evaluate.batches import split
-from boomerang.evaluate.layout import Row, encode, lay_out
+from boomerang.evaluate.request_rows import Row, encode, lay_out
 from boomerang.evaluate.shared_layers import walk
 
 QWEN3_4B = LayerMap.every(2, num_layers=36, first=1, last=2)

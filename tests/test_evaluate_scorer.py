@@ -25,11 +25,11 @@ from transformers import (
 from boomerang import Family, LayerMap, Member
 from boomerang.evaluate import scorer as scoring
 from boomerang.evaluate.batches import Batch, make_batch
-from boomerang.evaluate.layout import Request, encode, lay_out
 from boomerang.evaluate.probes import branching_row, keeps_branches_apart
+from boomerang.evaluate.request_rows import Request, encode, lay_out
 from boomerang.evaluate.scorer import Scored, Scorer, target_log_probs
 from boomerang.evaluate.shared_layers import Visit, final_states, walk
-from boomerang.models.modules import layer_stack
+from boomerang.models.parts import layer_stack
 from boomerang.models.runner import Runner
 from boomerang.student import cut
 from tiny_models import ARCHITECTURES, NOISE, tiny_model, tiny_pair

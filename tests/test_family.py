@@ -29,7 +29,7 @@ from boomerang.errors import (
     ConfigError,
     LayerMapError,
 )
-from boomerang.models.modules import find_parts
+from boomerang.models.parts import find_parts
 from boomerang.student import cut
 from tiny_models import ARCHITECTURES, tiny_config, tiny_model, tiny_pair
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import boomerang
 from boomerang.baselines.bench import Bench
 from boomerang.checkpoint.directory import Checkpoint
+from boomerang.checkpoint.kept_layers_proposal import propose
 from boomerang.checkpoint.known_pairs import KNOWN_PAIRS, hub_id
-from boomerang.checkpoint.proposal import propose
 from boomerang.checkpoint.sources import Sources
 from boomerang.cli import app
 from boomerang.errors import ArchitectureError, BoomerangError, CheckpointError, LayerMapError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 
-from boomerang.models.modules import layer_stack
+from boomerang.models.parts import layer_stack
 from boomerang.models.runner import LAST, Runner
 from tiny_models import ARCHITECTURES, tiny_model
 

@@ -13,8 +13,8 @@ from boomerang.checkpoint.directory import read_config
 from boomerang.errors import StudyError
 from boomerang.models.config import num_layers
 from boomerang.study.config import Study, shipped
-from boomerang.study.facts import find_facts
 from boomerang.study.plan import family_recipe, make_plan
+from boomerang.study.plan_inputs import find_facts
 
 CONTENT: dict[str, Any] = {
     "teacher": "embedded",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from boomerang.distill.preflight import ModelSize
 from boomerang.study.config import Study
-from boomerang.study.facts import Facts, find_facts
 from boomerang.study.plan import Job, Plan, make_plan
+from boomerang.study.plan_inputs import Facts, find_facts
 from boomerang.study.submit import _share, next_job
 from tiny_models import tiny_model
 

@@ -179,7 +179,7 @@ class MemberWriter:
             CheckpointError, ConfigError, OutputError: As `build`.
         """
         from .checkpoint.card import licence, model_card
-        from .checkpoint.companions import copy_companions, find_companions
+        from .checkpoint.extra_files import copy_companions, find_companions
         from .checkpoint.output import check_apart, check_space, new_directory, write_json
         from .checkpoint.record import FILE_NAME
         from .checkpoint.write import write_weights

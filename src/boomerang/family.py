@@ -11,9 +11,9 @@ from torch import nn
 from .checkpoint.sources import Sources
 from .errors import ArchitectureError, LayerMapError
 from .layers import LayerMap, Member, Order
+from .models.assembly import assemble, is_tied, same_tensor
 from .models.config import paper_order
-from .models.modules import find_parts, layer_stack
-from .models.shell import assemble, is_tied, same_tensor
+from .models.parts import find_parts, layer_stack
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint.companions import find_companions
+from .checkpoint.extra_files import find_companions
 from .checkpoint.output import check_apart, check_free, new_directory
 from .checkpoint.sources import Source, Sources
 from .checkpoint.student_config import write_student_config, write_student_files
@@ -27,7 +27,7 @@ def cut(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
         LayerMapError: `layers` is for another number of layers than the teacher has.
         ConfigError, ArchitectureError: The architecture is not supported.
     """
-    from .models.shell import assemble, check_layers_can_move
+    from .models.assembly import assemble, check_layers_can_move
 
     depth = num_layers(teacher.config.to_dict())
     if depth != layers.num_layers:

@@ -15,7 +15,7 @@ from .checkpoint.sources import Sources
 from .errors import CheckpointError
 from .family import Family
 from .layers import LayerMap
-from .models.modules import max_positions
+from .models.parts import max_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

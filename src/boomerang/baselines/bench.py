@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..checkpoint.card import licence, licence_text
-from ..checkpoint.companions import copy_companions, find_companions
+from ..checkpoint.extra_files import copy_companions, find_companions
 from ..checkpoint.jsonfile import read_json_object
 from ..checkpoint.lock import locked
 from ..checkpoint.output import check_free, new_directory, write_json
@@ -25,7 +25,7 @@ from ..evaluate.results import Row
 from ..family import Family
 from ..layers import LayerMap, Member, Order
 from ..models.config import num_layers
-from ..models.modules import layer_stack
+from ..models.parts import layer_stack
 from ..version import __version__
 from . import BASELINES, check_size
 

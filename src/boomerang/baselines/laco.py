@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LayerMapError
 from ..evaluate.results import Row
-from ..models.modules import layer_stack
+from ..models.parts import layer_stack
 from . import check_size
 from .bench import Standalone
 from .pruning import Combination, Plan, PlanScores, keep, run_pruner

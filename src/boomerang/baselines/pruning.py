@@ -22,9 +22,9 @@ from ..evaluate.parallel import is_first
 from ..evaluate.perplexity import fit_window
 from ..evaluate.results import Row, append_lines, read_lines
 from ..hashing import short_hash
-from ..models.modules import layer_stack
+from ..models.assembly import assemble, check_layers_can_move
+from ..models.parts import layer_stack
 from ..models.runner import LAST, Runner
-from ..models.shell import assemble, check_layers_can_move
 from ..orders.divergence import predictions
 from ..orders.similarity import cosine_sum
 from ..text.documents import read_documents

@@ -137,7 +137,7 @@ def _spell(shape: Iterable[int]) -> str:
 
 def _tie(model: PreTrainedModel, directory: Path) -> None:
     """Tie the matrices of a model that was just loaded; transformers leaves unlike ones apart."""
-    from ..models.shell import same_tensor
+    from ..models.assembly import same_tensor
 
     table: Any = model.get_input_embeddings()
     output: Any = model.get_output_embeddings()

@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 from ..layers import LayerMap, Member, Owner
 from ..models.config import Config, member_config, set_dtype, text_config
 from ..models.names import output_matrix_name, translate
-from .agreement import check_agreement
+from .compatibility import check_agreement
 from .convert import FLOATS, pieces
 from .directory import Checkpoint
 from .header import DTYPE_BITS, Tensor

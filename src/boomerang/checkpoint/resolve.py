@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..models.quantization import QUANTIZATION_FILE
-from .companions import PATTERNS
+from .extra_files import PATTERNS
 from .weights import has_weights
 
 # What a causal language model needs, and what comes along with a member.

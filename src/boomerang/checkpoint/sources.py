@@ -13,13 +13,13 @@ from ..errors import CheckpointError, LayerMapError
 from ..hashing import content_hash
 from ..layers import LayerMap, Member, Order, order_name
 from ..models.config import Config, num_layers, paper_order
-from .agreement import check_configs
+from .compatibility import check_configs
 from .directory import Checkpoint, read_config
 from .identity import Identity, identify
 from .jsonfile import read_json_object
+from .kept_layers_proposal import propose
 from .known_pairs import known_pair
 from .member_files import FamilyFiles
-from .proposal import propose
 from .resolve import Reference, resolve
 from .student_config import FILE_NAME, read_student_config
 from .tokenizers import check_tokenizers

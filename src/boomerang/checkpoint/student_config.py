@@ -14,8 +14,8 @@ from ..errors import CheckpointError, LayerMapError
 from ..layers import LayerMap, Order
 from ..models.config import Config, member_config, set_dtype, text_config
 from ..models.layer_types import with_layer_types
-from .companions import copy_companions, find_companions
 from .directory import read_config
+from .extra_files import copy_companions, find_companions
 from .jsonfile import read_json_object
 from .output import write_json
 from .weights import inside

@@ -80,7 +80,7 @@ def _on_meta(config: Config, path: Path) -> Any:
 
 
 def _describe(model: Any, config: Config, path: Path) -> tuple[dict[str, Tensor], Layout]:
-    from ..models.modules import find_parts
+    from ..models.parts import find_parts
 
     text = text_config(config)
     keys = [part.get(key) for part in (config, text) for key in ("dtype", "torch_dtype")]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..checkpoint.companions import find_companions
+from ..checkpoint.extra_files import find_companions
 from ..checkpoint.sources import Source, Sources
 from ..errors import DataError, RecipeError
 from ..models.config import max_positions, num_layers
+from ..text.data_section import Data
 from ..text.documents import check_file
-from ..text.sources import Data
 from .recipe import Recipe
 
 _BLOCK = 1 << 20

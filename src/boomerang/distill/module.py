@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from ..errors import ArchitectureError
 from ..layers import LayerMap, Member
-from ..models.modules import find_parts, layer_stack
+from ..models.assembly import assemble
+from ..models.parts import find_parts, layer_stack
 from ..models.runner import LAST, Runner
-from ..models.shell import assemble
-from .fields import refused_as_recipe
 from .losses import alignment_sum
-from .prediction import Prediction, Targets
+from .prediction_loss import Prediction, Targets
 from .recipe import Loss, Part
+from .training_fields import refused_as_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -92,7 +92,7 @@ class ModelSize:
         """Count a model."""
         from torch.nn import Embedding
 
-        from ..models.modules import layer_stack
+        from ..models.parts import layer_stack
 
         parameters = list(model.parameters())
         count = sum(p.numel() for p in parameters)

@@ -19,8 +19,8 @@ from ..errors import LayerMapError, RecipeError
 from ..layers import LayerMap
 from ..models.config import num_layers, paper_order
 from ..settings import Section, as_recipe_error, merged, overridden, read_yaml
-from ..text.sources import Data
-from .fields import check_training
+from ..text.data_section import Data
+from .training_fields import check_training
 
 Preset = Literal["boomerang", "paper", "reference", "adapt"]
 Part = Literal["embedding", "head"]

@@ -23,7 +23,6 @@ from ..text.prepare import largest_token, load_phases, load_rows, prepare_rows, 
 from ..text.rows import Rows
 from .callbacks import JsonLines, ShowProgress
 from .checkpoints import checkpoint_to_resume, last_checkpoint
-from .fields import refused_as_recipe
 from .inputs import Inputs
 from .module import DistillModule
 from .packing import check_packing
@@ -33,6 +32,7 @@ from .run_directory import LOG, Output
 from .sharding import check_possible, refuse_other_sharding, shard
 from .signals import StopOnSignal
 from .trainer import DistillTrainer
+from .training_fields import refused_as_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..errors import RecipeError
-from ..models.modules import layer_stack
+from ..models.parts import layer_stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments

@@ -24,7 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 from ..errors import BoomerangError, TrainingError
 from ..text.rows import Phase, PhasedSampler, Rows, collate, count_tokens
 from .checkpoints import CheckpointingTrainer
-from .guard import NumberedRows, StepGuard, collate_numbered
+from .finite_steps import NumberedRows, StepGuard, collate_numbered
 from .losses import IGNORED, Counts, shifted, weighted_loss
 from .module import DistillModule, LossSums
 from .sharding import local

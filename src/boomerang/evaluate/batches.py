@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..text.windows import Text
-from .layout import Ints, Read, Row
+from .request_rows import Ints, Read, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

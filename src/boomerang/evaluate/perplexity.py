@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..layers import Member
-from ..models.modules import max_positions
+from ..models.parts import max_positions
 from ..text.documents import read_documents
 from ..text.windows import Text, default_stride, prepare
 from .options import Measure

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..models.runner import LAST, Runner
 from .batches import make_batch
-from .layout import Row, lay_out
+from .request_rows import Row, lay_out
 from .shared_layers import Visit, final_states
 
 _LENGTH = 8

@@ -18,8 +18,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import handle_non_serializable
 
 from ..errors import DataError, ResultsError
-from .layout import Request
 from .options import Measure
+from .request_rows import Request
 from .store import Answer, TaskItems
 from .tasks import GENERATE, quiet, seed_everything, task_errors
 

@@ -22,8 +22,8 @@ from ..layers import Member
 from ..models.kv_cache import layer_caches
 from ..models.runner import Runner
 from .batches import Batch, make_batch, split
-from .layout import Ints, Request, Row, lay_out
 from .probes import branching_row, keeps_branches_apart, resumes_exactly
+from .request_rows import Ints, Request, Row, lay_out
 from .shared_layers import Visit, final_states, walk
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from ..checkpoint.output import write_text
 from ..errors import OutputError, ResultsError
 from ..layers import Member
-from .layout import Request
+from .request_rows import Request
 from .results import (
     RESULTS_FILE,
     Row,

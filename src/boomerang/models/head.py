@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import ArchitectureError
-from .modules import find_parts
+from .parts import find_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .head import Head, forward_replaced
-from .modules import layer_stack
+from .parts import layer_stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

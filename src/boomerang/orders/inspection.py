@@ -12,7 +12,7 @@ from ..checkpoint.sources import Source, Sources
 from ..evaluate.perplexity import fit_window
 from ..family import Family
 from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap, Member
-from ..models.modules import layer_stack
+from ..models.parts import layer_stack
 from ..text.documents import read_documents
 from ..text.windows import Text, prepare
 from .advice import Advice, advise_keep, advise_order

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..evaluate.results import FAMILY, Row
 from ..layers import FIRST_TO_LAST, LAST_TO_FIRST, LayerMap
 from ..sizing import DEFAULT_CONTEXT, Cache, Memory
-from .lines import Key
+from .series import Key
 from .sources import ResultSet
 
 # Tokens. Few models take longer texts.

@@ -10,7 +10,7 @@ from statistics import fmean
 from ..errors import ResultsError
 from ..evaluate.results import FAMILY, PERPLEXITY, Row
 from .external import External
-from .lines import Line, Point, all_lines
+from .series import Line, Point, all_lines
 from .sources import ResultSet, shown
 from .words import is_difference, lower_is_better
 

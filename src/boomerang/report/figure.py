@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..errors import OutputError
 from .charts import Chart
-from .lines import Line, Point
+from .series import Line, Point
 from .words import better, bytes_unit, count_unit, label, lower_is_better
 
 UNITS = ("parameters", "bytes", "layers")

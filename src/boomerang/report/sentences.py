@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..units import show_bytes, show_count_briefly
 from .charts import Chart
-from .lines import Line, Point
+from .series import Line, Point
 from .words import label, lower_is_better, show_value, show_with_error
 
 

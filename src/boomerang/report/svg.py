@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .charts import Chart
 from .figure import PAPER_RC, SizeAxis, draw_lines, draw_value_axis, line_id
-from .lines import Key, Line
+from .series import Key, Line
 
 WIDE, NARROW = (760, 480), (380, 270)
 """Width and height of the page's drawings, in pixels where one is shown full size."""

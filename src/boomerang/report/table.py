@@ -11,7 +11,7 @@ from rich.text import Text
 from ..evaluate.results import BITS_PER_BYTE, PERPLEXITY, Row
 from ..units import show_bytes, show_count, show_count_briefly
 from .charts import Chart, measured, models
-from .lines import Line, Point, all_lines, series_name
+from .series import Line, Point, all_lines, series_name
 from .sources import shown
 from .words import NOISE, bytes_unit, is_difference
 

@@ -19,8 +19,8 @@ from ..evaluate.results import BITS_PER_BYTE, FAMILY, PERPLEXITY, Row
 from ..report.words import show_value
 from ..units import show_count
 from .config import EMBEDDED, Study
-from .facts import check_measurable, find_facts, write_embedded_texts
 from .plan import Job, Plan, make_plan
+from .plan_inputs import check_measurable, find_facts, write_embedded_texts
 from .records import Directory
 from .submit import Executor, check_executor, run_jobs
 

@@ -19,7 +19,7 @@ from ..errors import LayerMapError, RecipeError, StudyError
 from ..evaluate.results import FAMILY
 from ..layers import Order
 from .config import Init, Study
-from .facts import Facts
+from .plan_inputs import Facts
 
 _KEEP = {"every": 2, "first": 1, "last": 2}
 # The default of transformers.TrainingArguments.

@@ -16,10 +16,10 @@ from ..checkpoint.output import new_directory, write_json
 from ..errors import BoomerangWarning, DataError
 from ..hashing import file_hash
 from ..progress import show_progress
+from .data_section import Data, Source, read_source
 from .documents import Messages
 from .pack import Document, Row, interleave, packed, padded
 from .rows import ROWS, Phase, Rows, StoredRows, write_arrow
-from .sources import Data, Source, read_source
 from .tokenise import tokenise
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from .data_section import import_datasets
 from .pack import Row
-from .sources import import_datasets
 
 IGNORED = -100
 """The label of a token that is not a target, as in transformers."""

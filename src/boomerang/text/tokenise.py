@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError
+from .data_section import LONGEST
 from .documents import Messages
 from .pack import Document
-from .sources import LONGEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

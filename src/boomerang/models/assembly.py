@@ -19,7 +19,7 @@ from torch import nn
 
 from ..errors import ArchitectureError
 from .config import member_config
-from .modules import find_parts, layer_stack, set_parts
+from .parts import find_parts, layer_stack, set_parts
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
