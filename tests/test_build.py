@@ -502,6 +502,20 @@ def test_leftovers_are_removed_and_work_in_progress_is_not(
     assert nothing_but(out, "file")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_of_a_diverged_model_are_not_built_with(
+    dtype: torch.dtype, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(pair[1], student)
+    weights = load_file(student / "model.safetensors")
+    nan = {name: torch.full_like(tensor, math.nan, dtype=dtype) for name, tensor in weights.items()}
+    save_file(nan, student / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="holds NaN"):
+        boomerang.build(pair[0], student, tmp_path / "out", patch=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_identical_builds_at_once(pair: tuple[Path, Path], tmp_path: Path) -> None:
     expected = content(boomerang.build(*pair, tmp_path / "expected", patch=1))
     for _ in range(3):

@@ -262,6 +262,14 @@ def test_what_is_no_tokenizer_is_refused(content: str, silent: Paths, tmp_path: 
         Sources.open(silent[0], student, keep=PAIRS["gpt2"].kept)
 
 
+def test_a_tokenizer_that_was_not_downloaded_is_refused(silent: Paths, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(silent[1], student)
+    (student / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid 1\n")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: is a Git LFS pointer"):
+        Sources.open(silent[0], student, keep=PAIRS["gpt2"].kept)
+
+
 def test_other_vocabularies_are_refused(silent: Paths, tmp_path: Path) -> None:
     student = tmp_path / "student"
     shutil.copytree(silent[1], student)

@@ -179,7 +179,7 @@ class MemberWriter:
             CheckpointError, ConfigError, OutputError: As `build`.
         """
         from .checkpoint.card import licence, model_card
-        from .checkpoint.extra_files import copy_companions, find_companions
+        from .checkpoint.extra_files import copy_extra_files, find_extra_files
         from .checkpoint.output import check_apart, check_space, new_directory, write_json
         from .checkpoint.record import FILE_NAME
         from .checkpoint.write import write_weights
@@ -189,7 +189,7 @@ class MemberWriter:
         # Everything that a source can be refused for comes before the first byte is written.
         source = self.sources.teacher.directory
         same_layers = member.num_layers == self.sources.layers.num_layers
-        companions = find_companions(source, same_layers=same_layers)
+        companions = find_extra_files(source, same_layers=same_layers)
         card = model_card(files, *self.sources.identities, licence(source))
         record = self._record(files)
         check_space(out, files.length)
@@ -199,7 +199,7 @@ class MemberWriter:
             write_json(partial / "config.json", files.config)
             write_json(partial / FILE_NAME, record)
             (partial / "README.md").write_text(card, encoding="utf-8")
-            copy_companions(companions, partial)
+            copy_extra_files(companions, partial)
 
     def is_written(self, member: Member, out: Path) -> bool:
         """Whether `out` is complete and holds what `write` would write, by its `boomerang.json`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint.extra_files import find_companions
+from .checkpoint.extra_files import find_extra_files
 from .checkpoint.output import check_apart, check_free, new_directory
 from .checkpoint.sources import Source, Sources
 from .checkpoint.student_config import write_student_config, write_student_files
@@ -97,7 +97,7 @@ def init_student(
         check_apart(out, source)
         # Before the weights are read, which may take minutes.
         Sources.uncut(found, layers)
-        find_companions(source, same_layers=False)
+        find_extra_files(source, same_layers=False)
         teacher = found.model(**model_kwargs)
     elif teacher.name_or_path:
         check_apart(out, teacher.name_or_path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..checkpoint.card import licence, licence_text
-from ..checkpoint.extra_files import copy_companions, find_companions
+from ..checkpoint.extra_files import copy_extra_files, find_extra_files
 from ..checkpoint.jsonfile import read_json_object
 from ..checkpoint.lock import locked
 from ..checkpoint.output import check_free, new_directory, write_json
@@ -226,7 +226,7 @@ def save_model(model: Standalone, out: Path, teacher: Source) -> Path:
     if _hash_of(target) == model.hash:
         return target
     check_free(target)
-    companions = find_companions(teacher.directory, same_layers=False)
+    companions = find_extra_files(teacher.directory, same_layers=False)
     record = {
         "method": model.series,
         "num_layers": model.num_layers,
@@ -239,7 +239,7 @@ def save_model(model: Standalone, out: Path, teacher: Source) -> Path:
         model.build().save_pretrained(partial)
         write_json(partial / RECORD, record)
         (partial / "README.md").write_text(_card(model, teacher), encoding="utf-8")
-        copy_companions(companions, partial)
+        copy_extra_files(companions, partial)
     return target
 
 

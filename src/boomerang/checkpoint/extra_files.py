@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +20,18 @@ PATTERNS = (
 )  # fmt: skip
 # What could match above and is something else: weights, and the files a member has of its own.
 _NOT = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".py")
-# What every tool reads as a JSON object.
-_OBJECTS = frozenset({"generation_config.json", "tokenizer_config.json"})
+# What every tool reads as a JSON object, and which of its keys hold numbers, or lists of them.
+_NUMBERS = {
+    "generation_config.json": re.compile(
+        r"temperature|.*_p|.*_penalty|top_k|num_beams|(max|min)_.*|.*_token_id"
+    ),
+    "tokenizer_config.json": re.compile("model_max_length"),
+}
 # Where transformers keeps chat templates besides the default one.
 _TEMPLATES = "additional_chat_templates"
 
 
-def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path]:
+def find_extra_files(source: Path, *, same_layers: bool = True) -> dict[str, Path]:
     """Generation config, tokenizer, chat template, processor and licence files, by their paths.
 
     Args:
@@ -51,8 +57,8 @@ def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path
                 pass
         except OSError as error:
             raise CheckpointError(f"cannot be read ({error.strerror})", where=path) from None
-    for name in _OBJECTS & found.keys():
-        read_json_object(found[name])
+    for name in _NUMBERS.keys() & found.keys():
+        _check_numbers(found[name], _NUMBERS[name])
     stale = None if same_layers else found.get(QUANTIZATION_FILE)
     if stale is not None and names_layers(read_json_object(stale)):
         raise CheckpointError(
@@ -63,13 +69,13 @@ def find_companions(source: Path, *, same_layers: bool = True) -> dict[str, Path
     return found
 
 
-def copy_companions(companions: Mapping[str, Path], target: Path, *, replace: bool = False) -> None:
-    """Copy what `find_companions` found; with `replace` over files that are there.
+def copy_extra_files(files: Mapping[str, Path], target: Path, *, replace: bool = False) -> None:
+    """Copy what `find_extra_files` found; with `replace` over files that are there.
 
     Raises:
         OutputError: A file cannot be written.
     """
-    for name, path in companions.items():
+    for name, path in files.items():
         copy = target / name
         if copy.exists() and not replace:
             continue
@@ -78,3 +84,14 @@ def copy_companions(companions: Mapping[str, Path], target: Path, *, replace: bo
             shutil.copyfile(path, copy)
         except OSError as error:
             raise OutputError(f"cannot be copied ({error.strerror or error})", where=path) from None
+
+
+def _check_numbers(path: Path, keys: re.Pattern[str]) -> None:
+    for key, value in read_json_object(path).items():
+        values = value if isinstance(value, list) else [value]
+        if keys.fullmatch(key) and not all(
+            each is None or isinstance(each, int | float) for each in values
+        ):
+            raise CheckpointError(
+                f"{key} is {value!r:.40}, which is no number", where=path, fix="mend or remove it"
+            )

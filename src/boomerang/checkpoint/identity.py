@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from .header import Tensor
 from .resolve import Reference
 
 _SAMPLE = 4096
+# The bits of the exponent, by dtype, and how `array` reads as many bits as a whole number.
+_EXPONENTS = {"BF16": ("H", 0x7F80), "F16": ("H", 0x7C00), "F32": ("I", 0x7F800000)}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -51,7 +54,8 @@ def fingerprint(directory: Path, tensors: Iterable[Tensor]) -> str:
     and misses a change behind the first 4 KiB; `hashing.content_hash` reads every byte.
 
     Raises:
-        CheckpointError: A file cannot be read.
+        CheckpointError: A file cannot be read, or a tensor begins with NaN, as those of a model
+            whose training diverged do.
     """
     by_file: dict[Path, list[Tensor]] = {}
     for tensor in tensors:
@@ -65,7 +69,24 @@ def fingerprint(directory: Path, tensors: Iterable[Tensor]) -> str:
                 for tensor in sorted(by_file[path], key=lambda tensor: tensor.start):
                     digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
                     length = min(_SAMPLE, tensor.length)
-                    digest.update(read_exactly(file.fileno(), tensor, 0, length))
+                    sample = read_exactly(file.fileno(), tensor, 0, length)
+                    if _begins_with_nan(tensor.dtype, sample):
+                        raise CheckpointError(
+                            f"{tensor.name} holds NaN",
+                            where=path,
+                            fix="train or download this model again",
+                        )
+                    digest.update(sample)
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror})", where=directory) from None
     return f"sampled-sha256:{digest.hexdigest()}"
+
+
+def _begins_with_nan(dtype: str, sample: bytes) -> bool:
+    """Whether one of the first 16 numbers is NaN: an exponent of ones, and further bits set."""
+    if dtype not in _EXPONENTS:
+        return False
+    code, exponent = _EXPONENTS[dtype]
+    numbers = array(code, sample[: 16 * array(code).itemsize])
+    sign = 1 << (8 * numbers.itemsize - 1)
+    return any(number & (sign - 1) > exponent for number in numbers)

@@ -15,7 +15,7 @@ from ..layers import LayerMap, Order
 from ..models.config import Config, member_config, set_dtype, text_config
 from ..models.layer_types import with_layer_types
 from .directory import read_config
-from .extra_files import copy_companions, find_companions
+from .extra_files import copy_extra_files, find_extra_files
 from .jsonfile import read_json_object
 from .output import write_json
 from .weights import inside
@@ -61,7 +61,7 @@ def write_student_files(
         config = member_config(config, layers.kept, tied=tied)
         set_dtype(config, str(student.dtype).removeprefix("torch."))
         write_json(directory / "config.json", config)
-    copy_companions(find_companions(source, same_layers=False), directory, replace=True)
+    copy_extra_files(find_extra_files(source, same_layers=False), directory, replace=True)
     write_student_config(directory, layers, order)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArchitectureError, CheckpointError
-from .jsonfile import read_bounded
+from .jsonfile import IS_POINTER, LFS_POINTER, read_bounded
 from .weights import inside
 
 FILE_NAME = "tokenizer.json"
@@ -52,6 +52,8 @@ class _Tokenizer:
 
 
 def _read(data: bytes, directory: Path) -> _Tokenizer:
+    if data.startswith(LFS_POINTER):
+        raise CheckpointError(**IS_POINTER, where=directory / FILE_NAME)
     try:
         content = json.loads(data)
         model, added = content.get("model") or {}, content.get("added_tokens") or ()

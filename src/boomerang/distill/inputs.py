@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..checkpoint.extra_files import find_companions
+from ..checkpoint.extra_files import find_extra_files
 from ..checkpoint.sources import Source, Sources
 from ..errors import DataError, RecipeError
 from ..models.config import max_positions, num_layers
@@ -97,7 +97,7 @@ class Inputs:
     def tokenizer_hash(self) -> str:
         """A short hash of the files of the teacher's tokenizer, its chat templates included."""
         digest = hashlib.sha256()
-        for name, path in find_companions(self.sources.teacher.directory).items():
+        for name, path in find_extra_files(self.sources.teacher.directory).items():
             if not name.startswith(_NO_TOKENIZER):
                 digest.update(f"{name}\n".encode())
                 _update(digest, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boomerang.checkpoint.card import licence
-from boomerang.checkpoint.extra_files import copy_companions, find_companions
+from boomerang.checkpoint.extra_files import copy_extra_files, find_extra_files
 from boomerang.checkpoint.weights import inside
 from boomerang.errors import CheckpointError
 
@@ -22,7 +22,7 @@ def test_tokenizer_files_come_along_and_secrets_do_not(tmp_path: Path) -> None:
               "tekken.json", "LICENSE"}  # fmt: skip
     for name in (*wanted, "token", "pytorch_model.bin", "modeling_own.py", "notes.md"):
         (source / name).write_text(name)
-    copy_companions(find_companions(source), target)
+    copy_extra_files(find_extra_files(source), target)
     assert {path.name for path in target.iterdir()} == wanted
 
 
@@ -41,7 +41,7 @@ def test_chat_templates_besides_the_default_come_along(tmp_path: Path) -> None:
     for number, source in enumerate((tmp_path / "plain", snapshot)):
         target = tmp_path / str(number)
         target.mkdir()
-        copy_companions(find_companions(source), target)
+        copy_extra_files(find_extra_files(source), target)
         files = [path for path in target.rglob("*") if not path.is_dir()]
         assert files == [target / "additional_chat_templates" / "tool_use.jinja"]
         assert not files[0].is_symlink() and files[0].read_text() == "{{ tools }}"
@@ -53,21 +53,37 @@ def test_a_linked_folder_of_templates_is_no_way_out(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "additional_chat_templates").symlink_to(tmp_path / "outside")
     with pytest.raises(CheckpointError, match="link out of the checkpoint"):
-        find_companions(tmp_path / "source")
+        find_extra_files(tmp_path / "source")
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
 def test_a_broken_config_does_not_come_along(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("[1]")
     with pytest.raises(CheckpointError, match=f"{name}: is no JSON object"):
-        find_companions(tmp_path)
+        find_extra_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("generation_config.json", '{"temperature": "hot"}', "temperature is 'hot'"),
+        ("generation_config.json", '{"eos_token_id": ["x"]}', r"eos_token_id is \['x'\]"),
+        ("tokenizer_config.json", '{"model_max_length": "x"}', "model_max_length is 'x'"),
+    ],
+)
+def test_a_word_in_the_place_of_a_number_does_not_come_along(
+    name: str, content: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=f"{name}: {message}, which is no number"):
+        find_extra_files(tmp_path)
 
 
 def test_files_that_are_there_already_are_kept(tmp_path: Path) -> None:
     for name in ("source", "target"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "generation_config.json").write_text(f'{{"from": "{name}"}}')
-    copy_companions(find_companions(tmp_path / "source"), tmp_path / "target")
+    copy_extra_files(find_extra_files(tmp_path / "source"), tmp_path / "target")
     assert "target" in (tmp_path / "target" / "generation_config.json").read_text()
 
 
