@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from boomerang.errors import DataError
+from boomerang.errors import BoomerangError, DataError
+from boomerang.evaluate.results import read_lines
+from boomerang.report.external import read_external
+from boomerang.settings import read_yaml
 from boomerang.text import documents
 from boomerang.text.documents import SEPARATOR, iter_documents, join_documents, read_documents
 
@@ -239,6 +242,10 @@ def test_what_cannot_be_read_is_one_line_with_the_place(
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
+    # Neither would the other files that a user names end.
+    for read in (read_yaml, read_lines, read_external):
+        with pytest.raises(BoomerangError, match="not a regular file"):
+            read(tmp_path / "pipe.txt")
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
     (tmp_path / "directory.txt").mkdir()
     for name, words in (

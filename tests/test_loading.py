@@ -15,12 +15,18 @@ from safetensors.torch import load_file, save_file
 
 import boomerang
 from boomerang.checkpoint.directory import Checkpoint
-from boomerang.checkpoint.loading import continuation, load_model, load_tokenizer
+from boomerang.checkpoint.loading import (
+    _check_finite,
+    continuation,
+    load_model,
+    load_tokenizer,
+)
 from boomerang.checkpoint.resolve import resolve
 from boomerang.checkpoint.sources import Source
 from boomerang.errors import ArchitectureError, CheckpointError
 from boomerang.verify import verify
 from disk import save_pair
+from tiny_models import tiny_pair
 
 LAYERS = boomerang.LayerMap((0, 2, 4), 5)
 
@@ -37,6 +43,13 @@ def test_a_number_that_is_not_finite_is_found_with_its_tensor(copied: Path, valu
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"layers\.3\.mlp\.up_proj.* NaN or infinite"):
         load_model(copied)
+
+
+def test_a_buffer_that_is_not_a_number_is_found(tmp_path: Path) -> None:
+    teacher = tiny_pair("gpt_neox")[0]
+    teacher.get_input_embeddings().register_buffer("scale", torch.tensor([1.0, float("nan")]))
+    with pytest.raises(CheckpointError, match=r"embed_in\.scale has NaN"):
+        _check_finite(teacher, tmp_path)
 
 
 def test_what_a_narrow_dtype_cannot_hold_is_found(copied: Path) -> None:
@@ -113,7 +126,7 @@ def test_a_length_that_is_no_number_is_refused(copied: Path, value: object) -> N
 
 def test_a_generation_config_that_cannot_be_used_is_one_line(copied: Path) -> None:
     content = json.loads((copied / "generation_config.json").read_text())
-    content |= {"num_beams": "2"}
+    content |= {"num_beams": 2.5}
     (copied / "generation_config.json").write_text(json.dumps(content))
     out = boomerang.init_student(copied, copied.parent / "student", LAYERS)
     with pytest.raises(CheckpointError, match=r"generation_config\.json: generation fails"):

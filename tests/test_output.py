@@ -17,6 +17,8 @@ import pytest
 
 import boomerang
 from boomerang import LayerMap, init_student
+from boomerang.baselines import naive
+from boomerang.baselines.bench import Bench
 from boomerang.checkpoint import output
 from boomerang.checkpoint.lock import LOCK, locked
 from boomerang.checkpoint.output import (
@@ -175,6 +177,12 @@ def test_a_report_is_not_put_into_the_models(
         said = refused(capsys, monkeypatch, "report", results, *arguments)
         assert "the checkpoint" in said
     assert not page.exists() and not (student / "report.html").exists()
+    seen = ("inspect", teacher, student, "--text", text, "--figure", teacher / "map.png")
+    assert "lies inside the checkpoint" in refused(capsys, monkeypatch, *seen)
+    bench = Bench.open(teacher, student)
+    with pytest.raises(OutputError, match="is the checkpoint"):
+        naive.run(bench, teacher, texts=[text])
+    assert not (teacher / "results.jsonl").exists()
 
 
 def test_a_live_teacher_is_not_overwritten(teacher: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from boomerang.cli import main
 from disk import save_pair
 
+TASKS = Path(__file__).parents[1] / "examples" / "tasks"
+
 
 @pytest.fixture
 def pair(tmp_path: Path, stories: Path) -> tuple[Path, Path]:
@@ -21,7 +23,7 @@ def pair(tmp_path: Path, stories: Path) -> tuple[Path, Path]:
     return paths
 
 
-@pytest.mark.parametrize("command", ["generate", "evaluate", "inspect", "shortgpt"])
+@pytest.mark.parametrize("command", ["generate", "evaluate", "tasks", "inspect", "shortgpt"])
 def test_tokens_beyond_the_embedding_are_one_line(
     pair: tuple[Path, Path],
     command: str,
@@ -34,6 +36,8 @@ def test_tokens_beyond_the_embedding_are_one_line(
     arguments = {
         "generate": ["generate", *pair, "Once upon a time"],
         "evaluate": ["evaluate", *pair, out, "--text", text],
+        "tasks": ["evaluate", *pair, out, "--tasks", "example_generation", "--include-path", TASKS,
+                  "--gen-kwargs", "max_gen_toks=8"],
         "inspect": ["inspect", *pair, "--text", text],
         "shortgpt": ["baseline", "shortgpt", *pair, out, "--calibration", text, "--text", text,
                      "--layers", 5],

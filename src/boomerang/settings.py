@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -61,6 +62,17 @@ _Loader.add_implicit_resolver(
 )
 
 
+def regular(path: Path) -> Path:
+    """Returns a path that can be read without waiting for a writer.
+
+    Raises:
+        OSError: There is no such file, or it is a pipe or a device.
+    """
+    if path.is_fifo() or path.is_char_device() or path.is_block_device() or path.is_socket():
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return path
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file.
 
@@ -68,7 +80,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         RecipeError: The file cannot be read, is not YAML, holds no keys, or one of them twice.
     """
     try:
-        text = path.read_bytes()
+        text = regular(path).read_bytes()
     except OSError as error:
         raise RecipeError(f"cannot be read ({error.strerror})", where=path) from None
     content = _load(text, path)

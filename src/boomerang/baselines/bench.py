@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..checkpoint.card import licence, licence_text
 from ..checkpoint.extra_files import copy_extra_files, find_extra_files
 from ..checkpoint.jsonfile import read_json_object
 from ..checkpoint.lock import locked
-from ..checkpoint.output import check_free, new_directory, write_json
+from ..checkpoint.output import check_apart, check_free, new_directory, write_json
 from ..checkpoint.sources import Source, Sources
 from ..errors import CheckpointError, LayerMapError
 from ..evaluate.measure import measure
@@ -168,7 +169,7 @@ class Bench:
             BoomerangError: As in `boomerang.evaluate`.
         """
         rows: list[Row] = []
-        with locked(Path(out), when=is_first()):
+        with self.writing(out):
             for each in models:
                 rows += self._measure(each.build(), each, out, settings)
         return rows
@@ -179,8 +180,20 @@ class Bench:
         Raises:
             BoomerangError: As in `boomerang.evaluate`.
         """
-        with locked(Path(out), when=is_first()):
+        with self.writing(out):
             self._measure(self.model, None, out, settings)
+
+    @contextmanager
+    def writing(self, out: str | Path) -> Iterator[None]:
+        """Keeps other processes out of a directory of results during the block.
+
+        Raises:
+            OutputError: It is, holds or lies inside teacher or student, or another process writes.
+        """
+        both = (self.sources.teacher, self.sources.student)
+        check_apart(Path(out), *(each.directory for each in both if each is not None))
+        with locked(Path(out), when=is_first()):
+            yield
 
     def _measure(
         self,

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.lock import locked
 from ..evaluate.measure import measure
 from ..evaluate.options import Measure
-from ..evaluate.parallel import is_first
 from ..evaluate.results import Row
 from ..family import Family
 from ..hashing import short_hash
@@ -57,7 +55,7 @@ def run(
     what, teacher, kept = Measure.of(settings), bench.sources.teacher, bench.sources.layers
     order = bench.sources.order if order is None else order
     members = bench.members(layers, order)
-    with locked(Path(results), when=is_first()):
+    with bench.writing(results):
         return measure(
             naive_family(bench.model, kept),
             results,

@@ -112,12 +112,15 @@ def _return_plain_outputs(model: PreTrainedModel) -> None:
 def _check_finite(model: PreTrainedModel, directory: Path) -> None:
     import torch
 
-    for name, tensor in model.named_parameters():
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         # Numbers of one byte and packed ones are scaled when they are used.
         if tensor.is_meta or not tensor.is_floating_point() or tensor.element_size() == 1:
             continue
         # One pass and no copy; a NaN is both the least and the largest.
         if tensor.numel() and not torch.stack(torch.aminmax(tensor.detach())).isfinite().all():
+            # A buffer may hold a mask, whose infinities are meant.
+            if not isinstance(tensor, torch.nn.Parameter) and not tensor.isnan().any():
+                continue
             raise CheckpointError(
                 f"tensor {name} has NaN or infinite values in {tensor.dtype}",
                 where=directory,
@@ -204,7 +207,7 @@ def generate(model: PreTrainedModel, **options: Any) -> Any:
         raise CheckpointError(
             f"generation fails with these settings ({_reason(error)})",
             where="generation_config.json",
-            fix="mend or remove the teacher's file",
+            fix="mend or remove this file; if it is right, look for the value in config.json",
         ) from error
 
 

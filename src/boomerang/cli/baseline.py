@@ -80,9 +80,7 @@ def _command(baseline: Baseline) -> Callable[..., None]:
         keep, loading = common.kept, common.loading.kwargs()
 
         from ..baselines.bench import Bench
-        from ..checkpoint.output import check_apart
 
-        check_apart(results, teacher, student)
         bench = Bench.open(teacher, student, keep=keep, **loading)
         rows = baseline.run(bench, results, **given, **settings)
         sources = bench.sources if baseline.kind == "patched" else None

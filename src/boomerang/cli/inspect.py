@@ -47,11 +47,13 @@ def inspect(
 
     from rich.console import Console
 
+    from ..checkpoint.output import check_apart
     from ..orders.inspection import inspect_paths
     from ..report.inspection import check_suffix, inspection_tables, save_heatmap
 
     if figure is not None:
         check_suffix(figure)
+        check_apart(figure, *(each for each in (teacher, student) if each is not None))
     inspection = inspect_paths(teacher, student, text, every=every, keep=kept, **kwargs)
     if as_json:
         typer.echo(json.dumps(inspection.to_json()))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from ..checkpoint.loading import check_tokens
 from ..errors import DataError
 from ..family import Family
 from ..layers import Member
@@ -57,6 +58,8 @@ class HarnessTask:
         with quiet(), task_errors(self.items.task, "cannot generate"):
             model = self.family.model(member)
             harness = HFLM(**harness_arguments(model, self.tokenizer, batch_size=size))
+            texts = (harness.tok_encode(prompt.args[0]) for prompt in prompts)
+            check_tokens(model, max((max(tokens, default=0) for tokens in texts), default=0))
             _check_logits(member, harness, prompts[0].args[0])
             while True:
                 done = _Count(advance)

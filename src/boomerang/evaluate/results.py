@@ -19,6 +19,7 @@ from pydantic import (
 
 from ..checkpoint.jsonfile import read_json_object
 from ..errors import CheckpointError, ResultsError
+from ..settings import regular
 
 RESULTS_FILE = "results.jsonl"
 
@@ -160,7 +161,7 @@ def read_lines(path: str | Path) -> list[tuple[int, Any]]:
         ResultsError: The file cannot be read, or a line other than a torn last one is not JSON.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        lines = regular(Path(path)).read_bytes().split(b"\n")
     except OSError as error:
         raise ResultsError(f"cannot be read ({error.strerror})", where=path) from None
     if not _is_json(lines[-1]):

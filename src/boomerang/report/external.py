@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ..errors import ResultsError
+from ..settings import regular
 from .sources import LARGEST
 
 _COLUMNS = "name, parameters, task, metric and value, and if wanted stderr, bytes and layers"
@@ -53,7 +54,7 @@ def read_external(path: str | Path) -> Sequence[External]:
     path = Path(path)
     found: dict[tuple[object, ...], External] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with regular(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             names = reader.fieldnames or ()
             if len({*names}) < len(names):
