@@ -251,6 +251,8 @@ def test_what_trainer_refuses_is_named_and_leaves_no_output(
         ({"optim": "sgd", "optim_args": "momentum"}, "unpack"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
         ({"lr_scheduler_kwargs": {"frequency": 2}}, "frequency"),
+        # Only asked for when the warm-up is over.
+        ({"lr_scheduler_kwargs": {"num_cycles": "two"}}, "str|sequence"),
         ({"torch_compile": True, "torch_compile_backend": "inductr"}, "INDUCTR"),
         ({"dataloader_persistent_workers": True}, "num_workers"),
         ({"dataloader_drop_last": True, "per_device_train_batch_size": 5000}, "fill a batch"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather_object
 from rich.console import Console
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 
 from ..checkpoint.loading import check_tokens
 from ..checkpoint.lock import locked
@@ -213,6 +213,7 @@ def prepare(
     with refused_as_recipe():
         trainer = DistillTrainer(module, args, rows, held_out, members=members, phases=phases)
         batches = len(trainer.get_train_dataloader())
+        _try_schedule(args)
     if not batches:
         raise RecipeError(
             f"the rows do not fill a batch of {args.train_batch_size} in every process",
@@ -241,6 +242,22 @@ def _rows(
             say = partial(_say, args)
             prepare_rows(data, tokenizer, directory, content, reference=reference, say=say)
     return load_rows(data, directory)
+
+
+def _try_schedule(args: TrainingArguments) -> None:
+    """Ask for learning rates of the whole run: a bad value may only be used after the warm-up."""
+    steps = max(args.max_steps, 100)
+    options: Any = args.lr_scheduler_kwargs
+    schedule = get_scheduler(
+        args.lr_scheduler_type,
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0),
+        num_warmup_steps=args.get_warmup_steps(steps),
+        num_training_steps=steps,
+        scheduler_specific_kwargs=options,
+    )
+    for rate in getattr(schedule, "lr_lambdas", ()):
+        for step in (0, steps // 2, steps - 1):
+            rate(step)
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
