@@ -71,15 +71,20 @@ def fingerprint(directory: Path, tensors: Iterable[Tensor]) -> str:
                     length = min(_SAMPLE, tensor.length)
                     sample = read_exactly(file.fileno(), tensor, 0, length)
                     if _begins_with_nan(tensor.dtype, sample):
-                        raise CheckpointError(
-                            f"{tensor.name} holds NaN",
-                            where=path,
-                            fix="train or download this model again",
-                        )
+                        raise not_finite(tensor.name, tensor.dtype, path)
                     digest.update(sample)
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror})", where=directory) from None
     return f"sampled-sha256:{digest.hexdigest()}"
+
+
+def not_finite(name: str, dtype: object, where: Path) -> CheckpointError:
+    """The error of a tensor that holds NaN or an infinity."""
+    return CheckpointError(
+        f"tensor {name} has NaN or infinite values in {dtype}",
+        where=where,
+        fix="the checkpoint is damaged, its training diverged, or the dtype is too narrow",
+    )
 
 
 def _begins_with_nan(dtype: str, sample: bytes) -> bool:

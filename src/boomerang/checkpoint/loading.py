@@ -10,6 +10,7 @@ from ..errors import CheckpointError, DataError
 from ..models.config import max_positions, num_layers
 from ..models.names import is_dropped
 from .directory import read_config, says_tied, warn_of_unused_head
+from .identity import not_finite
 from .weights import read_weights
 
 if TYPE_CHECKING:
@@ -121,11 +122,7 @@ def _check_finite(model: PreTrainedModel, directory: Path) -> None:
             # A buffer may hold a mask, whose infinities are meant.
             if not isinstance(tensor, torch.nn.Parameter) and not tensor.isnan().any():
                 continue
-            raise CheckpointError(
-                f"tensor {name} has NaN or infinite values in {tensor.dtype}",
-                where=directory,
-                fix="the checkpoint is damaged, its training diverged, or the dtype is too narrow",
-            )
+            raise not_finite(name, tensor.dtype, directory)
 
 
 def _reason(error: Exception) -> str:
