@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
-from boomerang import progress
+from boomerang import LayerMap, init_student, progress
+from boomerang.cli import main
 from boomerang.units import show_bytes
 
 
@@ -38,3 +41,22 @@ def test_nothing_is_said_of_what_is_soon_done_or_not_to_be_shown(
     with progress.show_progress("Measuring", 2, shown=False) as advance:
         advance(1)
     assert capsys.readouterr().err == ""
+
+
+def test_evaluation_and_building_say_how_far_they_are(
+    stories: Path,
+    stories_text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    student, text = tmp_path / "student", tmp_path / "text.txt"
+    init_student(stories, student, LayerMap((0, 2, 4), 5))
+    text.write_text(stories_text.read_text(encoding="utf-8")[:4000])
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    for command in (["build", "--patch", "1"], ["evaluate", "--text", str(text), "--members", "0"]):
+        name, *options = command
+        with pytest.raises(SystemExit) as stopped:
+            main([name, str(stories), str(student), str(tmp_path / name), *options])
+        assert not stopped.value.code
+        assert re.search(r"\d.* of \d", capsys.readouterr().err), name
