@@ -59,4 +59,4 @@ def test_evaluation_and_building_say_how_far_they_are(
         with pytest.raises(SystemExit) as stopped:
             main([name, str(stories), str(student), str(tmp_path / name), *options])
         assert not stopped.value.code
-        assert re.search(r"\d.* of \d", capsys.readouterr().err), name
+        assert re.search(r"ing.*: \d.* of \d", capsys.readouterr().err), name
